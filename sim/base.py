@@ -1,0 +1,123 @@
+"""The interface of every simulator: `VectorSim` in front, `Backend` behind it in each worker process.
+
+Legend: B environments, A actions of a chunk, D action size, P proprioception size, H x W image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from vla_rl.types import EpisodeSpec, Observation, Turn
+
+BACKENDS: dict[str, str] = {"libero": "vla_rl.sim.libero.backend:LiberoBackend"}
+"""Name of a simulator -> `module:class` of its backend; a string, because only the worker imports it."""
+
+
+class SimError(RuntimeError):
+    """A simulator cannot do what was asked; the message says what, where and how to mend it."""
+
+
+class VectorSim(Protocol):
+    """B environments that advance together, a chunk at a time."""
+
+    num_envs: int
+    action_dim: int
+    proprio_dim: int
+    cameras: tuple[str, ...]
+    image_size: int
+    frames_rendered: int
+    """Camera frames rendered so far, over all environments and cameras."""
+
+    def reset(self, specs: Sequence[EpisodeSpec], env_ids: Sequence[int] | None = None) -> Observation:
+        """Start the episodes `specs` in rows `env_ids` (default: the first rows); other rows are left as they are.
+
+        Returns the observation of all B rows. Raises `SimError` for a suite, task or initial state that does not exist.
+        """
+        ...
+
+    def step_chunk(self, actions: Float32[np.ndarray, "B A D"]) -> Turn:
+        """Run a chunk in every unfinished row; rows of finished or unstarted environments are ignored.
+
+        Raises `SimError` when an action of an unfinished row is not finite; then no row has moved.
+        """
+        ...
+
+    def save_state(self, env_id: int) -> bytes:
+        """The whole state of one environment, episode counters included."""
+        ...
+
+    def load_state(self, env_id: int, state: bytes) -> Observation:
+        """Continue from a saved state in any row of any simulator with the same settings."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The outcome of one control step of one environment."""
+
+    reward: float
+    success: bool
+    terminated: bool
+
+
+class Backend(Protocol):
+    """The environments of one worker process; a row is called a slot here.
+
+    The worker owns the chunk loop, time limits, shared memory and heartbeats; the backend owns the physics. Constructed
+    as `Backend(num_slots=..., cameras=..., image_size=..., **options)` with options from `make_sim`.
+    """
+
+    action_dim: int
+    proprio_dim: int
+
+    def reset(self, slot: int, spec: EpisodeSpec) -> None:
+        """Write the initial state of `spec` and run the settling steps."""
+        ...
+
+    def max_steps(self, slot: int) -> int:
+        """Control steps until the episode in this slot is truncated."""
+        ...
+
+    def step(self, slot: int, action: Float32[np.ndarray, "D"]) -> StepResult: ...
+
+    def proprio(self, slot: int) -> Float32[np.ndarray, "P"]: ...
+
+    def instruction(self, slot: int) -> str: ...
+
+    def render(self, slot: int, camera: str, out: UInt8[np.ndarray, "H W 3"]) -> None: ...
+
+    def save_state(self, slot: int) -> bytes: ...
+
+    def load_state(self, slot: int, state: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def make_sim(
+    name: str,
+    *,
+    num_envs: int,
+    num_workers: int | None = None,
+    cameras: Sequence[str] = ("agentview",),
+    image_size: int = 128,
+    **options: Any,
+) -> VectorSim:
+    """Start a simulator by name, with worker processes of its own.
+
+    `num_workers` defaults to the number of CPU cores, at most `num_envs`. `options` go to the backend (LIBERO:
+    `render_quality`). Raises `SimError` for an unknown name or options that the backend refuses.
+    """
+    from vla_rl.sim.pool import SimPool
+
+    if name not in BACKENDS:
+        raise SimError(f"there is no simulator {name!r}; choose one of: {', '.join(sorted(BACKENDS))}")
+    return SimPool(
+        BACKENDS[name], num_envs=num_envs, num_workers=num_workers, cameras=tuple(cameras), image_size=image_size, options=options
+    )
