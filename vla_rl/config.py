@@ -1,0 +1,253 @@
+"""The configuration of a run: one frozen model a section, one docstring a field, and no key that nobody reads.
+
+A YAML file sets fields by section; the command line overrides them: `ppo.iterations=50 sim.num_envs=32`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message names the key and says how to mend it."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TaskConfig(Section):
+    suite: str = "libero_object"
+    """Task suite of the simulator, such as libero_spatial."""
+    task_ids: tuple[Count, ...] = (0,)
+    """Tasks of the suite to learn and to evaluate; an empty list means all of them."""
+    shipped_states: Fraction = 0.5
+    """Share of training episodes that start in the benchmark's shipped states 0-39; the others are sampled by seed."""
+
+
+class SimConfig(Section):
+    name: str = "libero"
+    """Which simulator."""
+    num_envs: Positive = 16
+    """Environments that advance together."""
+    num_workers: Positive | None = None
+    """Simulator processes; by default one a CPU core."""
+    cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
+    """Cameras that are rendered and that the policy sees."""
+    image_size: Positive = 64
+    """Side of the rendered square images, px."""
+    render_quality: Literal["exact", "fast"] = "fast"
+    """exact: the benchmark's own picture; fast: visual meshes at the level of detail that the image size can show."""
+
+
+class PolicyConfig(Section):
+    preset: str = "tiny"
+    """Architecture of a policy built from scratch."""
+    checkpoint: Path | None = None
+    """Start from this policy (a run or a checkpoint directory) instead of the supervised start."""
+    chunk_length: Positive = 8
+    """Low-level actions a turn."""
+    value_gradient: bool = False
+    """Whether the value loss also trains the trunk that the policy shares, or the value head alone."""
+
+
+class DemonstrationConfig(Section):
+    path: Path | None = None
+    """LIBERO HDF5 file, or folder of such files, to clone; by default the scripted expert makes demonstrations."""
+    episodes_per_task: Positive = 20
+    """Demonstrations of each task."""
+    noise: Fraction = 0.1
+    """Standard deviation of the noise on the expert's actions, in action units, so that cloning sees recoveries."""
+
+
+class SftConfig(Section):
+    steps: Positive = 600
+    """Optimiser steps of the supervised start."""
+    batch_size: Positive = 64
+    """Samples (turns) a step."""
+    learning_rate: Rate = 1e-3
+    """Peak of the warm-up and cosine schedule."""
+    warmup_steps: Count = 50
+    """Steps until the peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled decay."""
+    max_grad_norm: Rate = 1.0
+    """Gradients are scaled down to this norm."""
+    log_every: Positive = 20
+    """Steps between two metric records."""
+
+
+class PpoConfig(Section):
+    iterations: Positive = 40
+    """Rounds of rollout and update, critic warm-up included."""
+    episodes_per_iteration: Positive = 48
+    """Trajectories of a round."""
+    temperature: Rate = 1.2
+    """Of the action-token distribution in rollouts, and therefore in the ratio (VLA-RL: 1.5)."""
+    epochs: Positive = 2
+    """Passes over a round's turns."""
+    minibatch_turns: Positive = 256
+    """Turns of one optimiser step."""
+    microbatch_turns: Positive = 64
+    """Turns of one forward and backward pass; the gradient does not depend on it."""
+    learning_rate: Rate = 5e-5
+    """Of the policy."""
+    value_learning_rate: Rate = 5e-4
+    """Of the value head."""
+    gamma: Fraction = 0.99
+    """Discount a turn."""
+    lam: Fraction = 0.95
+    """GAE's lambda."""
+    clip_low: Rate = 0.2
+    """The ratio is clipped below at 1 - clip_low."""
+    clip_high: Rate = 0.2
+    """The ratio is clipped above at 1 + clip_high."""
+    value_clip: Rate = 0.2
+    """How far a value may move from the one at rollout before its loss is clipped."""
+    value_coefficient: Rate = 1.0
+    """Weight of the value loss."""
+    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the entropy bonus (VLA-RL: none)."""
+    max_grad_norm: Rate = 1.0
+    """Gradients are scaled down to this norm."""
+    target_kl: Rate | None = None
+    """Stop a round's updates when the approximate KL divergence an action from the rollout policy exceeds this, nat."""
+    warmup_iterations: Count = 5
+    """At most this many rounds train the value head alone."""
+    warmup_explained_variance: Fraction = 0.5
+    """The warm-up ends early when the value explains this share of the returns' variance before a round's update."""
+    checkpoint_every: Positive = 1
+    """Iterations between two checkpoints."""
+
+
+class EvaluationConfig(Section):
+    episodes: Positive = 200
+    """Held-out episodes a task, before and after training."""
+    every: Count = 10
+    """Iterations between two evaluations during training; 0: none."""
+    interim_episodes: Positive = 50
+    """Held-out episodes a task of the evaluations during training."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0: greedy; above: sampled at this temperature."""
+    videos: Count = 2
+    """Videos of successes, and as many of failures, of the first and the last evaluation."""
+
+
+class RunConfig(Section):
+    name: str = "run"
+    """Name of the run's directory."""
+    root: Path = Path("runs")
+    """Folder of all runs."""
+    seed: Count = 0
+    """Of everything random in training; evaluation episodes do not depend on it."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: continue an unfinished run of the same name and configuration; never: refuse an existing directory."""
+    device: str = "auto"
+    """torch device of the policy: auto, cpu, cuda, cuda:1, ..."""
+    threads: Count = 0
+    """CPU threads of the policy; 0: one a core."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints kept of each phase."""
+
+
+class Config(Section):
+    """One experiment."""
+
+    run: RunConfig = RunConfig()
+    task: TaskConfig = TaskConfig()
+    sim: SimConfig = SimConfig()
+    policy: PolicyConfig = PolicyConfig()
+    demonstrations: DemonstrationConfig = DemonstrationConfig()
+    sft: SftConfig = SftConfig()
+    ppo: PpoConfig = PpoConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply overrides `section.key=value` (values are YAML: 3, 1e-4, true, [0, 1], null).
+
+    Raises `ConfigError` in one line for a missing or malformed file, an unknown key or a value out of range.
+    """
+    record = _read_yaml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply(record, override)
+    try:
+        return Config.model_validate(record)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source=str(path) if path else "the command line")) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        record = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}; the shipped ones are in configs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if record is None:
+        return {}
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path} must hold sections such as `sim:` and `ppo:`, not a {type(record).__name__}")
+    return record
+
+
+def _apply(record: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"cannot read the override {override!r}; write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of the override {override!r} is not valid YAML") from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4, which has no dot, as a string
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    *parents, last = key.split(".")
+    node = record
+    for parent in parents:
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ConfigError(f"the override {override!r} goes below {parent!r}, which is not a section")
+    node[last] = value
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    model: Any = Config
+    for part in location[:-1]:
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is None:
+            return []
+        model = field.annotation
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"unknown key {key!r} in {source}; {hint}"
+    rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{key} in {source} is {first['input']!r}: {first['msg']}{rest}"

@@ -1,0 +1,131 @@
+"""Policy x environments -> trajectories.
+
+Legend: B environments, A actions of a chunk, D action size.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from vla_rl.metrics import Stopwatch
+from vla_rl.policies.base import Policy
+from vla_rl.sim.base import SimError, VectorSim
+from vla_rl.types import ActionChunk, EpisodeSpec, Observation, Trajectory, Turn
+
+ATTEMPTS = 3
+"""How often an episode is begun again after its environment failed."""
+
+
+@dataclass
+class _Episode:
+    """An episode under way: its turns so far."""
+
+    index: int
+    spec: EpisodeSpec
+    turns: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self, row: int, live: int, observation: Observation, chunk: ActionChunk, turn: Turn) -> None:
+        self.turns.append(
+            {
+                "images": {name: frames[row].copy() for name, frames in observation.images.items()},
+                "proprio": observation.proprio[row].copy(),
+                "action_tokens": chunk.tokens[live],
+                "log_probs": chunk.log_probs[live],
+                "values": chunk.values[live],
+                "policy_version": chunk.policy_version,
+                "actions": chunk.actions[live],
+                "rewards": turn.rewards[row].copy(),
+                "executed": turn.executed[row].copy(),
+                "prompt_tokens": chunk.prompt_tokens[live],
+            }
+        )
+
+    def finish(self, row: int, turn: Turn) -> Trajectory:
+        def stack(key: str, dtype: Any) -> np.ndarray:
+            return np.stack([np.asarray(t[key], dtype=dtype) for t in self.turns])
+
+        final = turn.observation
+        return Trajectory(
+            spec=self.spec,
+            instruction=final.instruction[row],
+            images={name: np.stack([t["images"][name] for t in self.turns]) for name in final.images},
+            proprio=stack("proprio", np.float32),
+            prompt_tokens=self.turns[0]["prompt_tokens"],
+            action_tokens=stack("action_tokens", np.int64),
+            log_probs=stack("log_probs", np.float32),
+            values=stack("values", np.float32),
+            policy_version=stack("policy_version", np.int32),
+            actions=stack("actions", np.float32),
+            rewards=stack("rewards", np.float32),
+            executed=stack("executed", np.bool_),
+            success=bool(turn.success[row]),
+            terminated=bool(turn.terminated[row]),
+            truncated=bool(turn.truncated[row]),
+            final_images={name: frames[row].copy() for name, frames in final.images.items()},
+            final_proprio=final.proprio[row].copy(),
+        )
+
+
+def collect(
+    sim: VectorSim,
+    policy: Policy,
+    specs: Sequence[EpisodeSpec],
+    temperature: float,
+    generator: torch.Generator | None = None,
+    on_episode: Callable[[Trajectory], None] | None = None,
+    stopwatch: Stopwatch | None = None,
+) -> list[Trajectory]:
+    """Run every episode of `specs` exactly once and return the trajectories in that order.
+
+    A slot takes the next episode as soon as its last one is finished; finished rows are neither inferred nor stepped. An
+    episode whose environment fails is begun again, up to `ATTEMPTS` times. Raises `SimError` with the environment's
+    traceback after that. Temperature 0 is greedy. `on_episode` is called as each episode ends.
+    """
+    queue = deque(_Episode(i, spec) for i, spec in enumerate(specs))
+    attempts = [0] * len(specs)
+    slots: dict[int, _Episode] = {}
+    results: dict[int, Trajectory] = {}
+
+    def timed(part: str) -> Any:
+        return stopwatch.time(part) if stopwatch is not None else nullcontext()
+
+    def refill(rows: Sequence[int]) -> Observation | None:
+        started = {row: queue.popleft() for row in rows[: len(queue)]}
+        if not started:
+            return None
+        slots.update(started)
+        with timed("simulation"):
+            return sim.reset([episode.spec for episode in started.values()], env_ids=list(started))
+
+    observation = refill(range(sim.num_envs))
+    while slots and observation is not None:
+        rows = sorted(slots)
+        with timed("inference"):
+            chunk = policy.act(observation.select(rows), temperature, generator)
+        actions = np.zeros((sim.num_envs, *chunk.actions.shape[1:]), np.float32)
+        actions[rows] = chunk.actions
+        with timed("simulation"):
+            turn = sim.step_chunk(actions)
+        for live, row in enumerate(rows):
+            if row in turn.errors:
+                episode = slots.pop(row)
+                attempts[episode.index] += 1
+                if attempts[episode.index] >= ATTEMPTS:
+                    raise SimError(f"{episode.spec} failed {ATTEMPTS} times; the last error was:\n{turn.errors[row]}")
+                queue.append(_Episode(episode.index, episode.spec))
+                continue
+            slots[row].record(row, live, observation, chunk, turn)
+            if turn.finished[row]:
+                episode = slots.pop(row)
+                results[episode.index] = episode.finish(row, turn)
+                if on_episode is not None:
+                    on_episode(results[episode.index])
+        observation = refill([row for row in range(sim.num_envs) if row not in slots]) or turn.observation
+    return [results[i] for i in range(len(specs))]
