@@ -6,8 +6,7 @@ Legend: B environments, A actions of a chunk, D action size.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,59 +72,75 @@ class _Episode:
         )
 
 
+def run_episodes(
+    sim: VectorSim,
+    policy: Policy,
+    specs: Sequence[EpisodeSpec],
+    temperature: float,
+    generator: torch.Generator | None = None,
+    stopwatch: Stopwatch | None = None,
+) -> Iterator[tuple[int, Trajectory]]:
+    """Run every episode of `specs` exactly once; yield (index into `specs`, trajectory) as each one ends.
+
+    A slot takes the next episode as soon as its last one is finished; finished rows are neither inferred nor stepped. An
+    episode whose environment fails is begun again, up to `ATTEMPTS` times; after that `SimError` carries the environment's
+    traceback. Temperature 0 is greedy.
+    """
+    queue = deque(_Episode(i, spec) for i, spec in enumerate(specs))
+    attempts = [0] * len(specs)
+    slots: dict[int, _Episode] = {}
+    watch = stopwatch or Stopwatch()
+    observation = _refill(sim, queue, slots, watch)
+    while slots and observation is not None:
+        rows = sorted(slots)
+        with watch.time("inference"):
+            chunk = policy.act(observation.select(rows), temperature, generator)
+        actions = np.zeros((sim.num_envs, *chunk.actions.shape[1:]), np.float32)
+        actions[rows] = chunk.actions
+        with watch.time("environments"):
+            turn = sim.step_chunk(actions)
+        for live, row in enumerate(rows):
+            episode = slots[row]
+            if row in turn.errors:
+                del slots[row]
+                attempts[episode.index] += 1
+                if attempts[episode.index] >= ATTEMPTS:
+                    raise SimError(f"{episode.spec} failed {ATTEMPTS} times; the last error was:\n{turn.errors[row]}")
+                queue.append(_Episode(episode.index, episode.spec))
+                continue
+            episode.record(row, live, observation, chunk, turn)
+            if turn.finished[row]:
+                del slots[row]
+                yield episode.index, episode.finish(row, turn)
+        observation = _refill(sim, queue, slots, watch) or turn.observation
+
+
+def _refill(
+    sim: VectorSim, queue: deque[_Episode], slots: dict[int, _Episode], stopwatch: Stopwatch
+) -> Observation | None:
+    """Start waiting episodes in the free slots; None where nothing was started."""
+    free = [row for row in range(sim.num_envs) if row not in slots]
+    started = {row: queue.popleft() for row in free[: len(queue)]}
+    if not started:
+        return None
+    slots.update(started)
+    with stopwatch.time("environments"):
+        return sim.reset([episode.spec for episode in started.values()], env_ids=list(started))
+
+
 def collect(
     sim: VectorSim,
     policy: Policy,
     specs: Sequence[EpisodeSpec],
     temperature: float,
     generator: torch.Generator | None = None,
-    on_episode: Callable[[Trajectory], None] | None = None,
     stopwatch: Stopwatch | None = None,
+    on_episode: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
-    """Run every episode of `specs` exactly once and return the trajectories in that order.
-
-    A slot takes the next episode as soon as its last one is finished; finished rows are neither inferred nor stepped. An
-    episode whose environment fails is begun again, up to `ATTEMPTS` times. Raises `SimError` with the environment's
-    traceback after that. Temperature 0 is greedy. `on_episode` is called as each episode ends.
-    """
-    queue = deque(_Episode(i, spec) for i, spec in enumerate(specs))
-    attempts = [0] * len(specs)
-    slots: dict[int, _Episode] = {}
+    """All trajectories of `run_episodes`, in the order of `specs`; `on_episode` is called as each episode ends."""
     results: dict[int, Trajectory] = {}
-
-    def timed(part: str) -> Any:
-        return stopwatch.time(part) if stopwatch is not None else nullcontext()
-
-    def refill(rows: Sequence[int]) -> Observation | None:
-        started = {row: queue.popleft() for row in rows[: len(queue)]}
-        if not started:
-            return None
-        slots.update(started)
-        with timed("simulation"):
-            return sim.reset([episode.spec for episode in started.values()], env_ids=list(started))
-
-    observation = refill(range(sim.num_envs))
-    while slots and observation is not None:
-        rows = sorted(slots)
-        with timed("inference"):
-            chunk = policy.act(observation.select(rows), temperature, generator)
-        actions = np.zeros((sim.num_envs, *chunk.actions.shape[1:]), np.float32)
-        actions[rows] = chunk.actions
-        with timed("simulation"):
-            turn = sim.step_chunk(actions)
-        for live, row in enumerate(rows):
-            if row in turn.errors:
-                episode = slots.pop(row)
-                attempts[episode.index] += 1
-                if attempts[episode.index] >= ATTEMPTS:
-                    raise SimError(f"{episode.spec} failed {ATTEMPTS} times; the last error was:\n{turn.errors[row]}")
-                queue.append(_Episode(episode.index, episode.spec))
-                continue
-            slots[row].record(row, live, observation, chunk, turn)
-            if turn.finished[row]:
-                episode = slots.pop(row)
-                results[episode.index] = episode.finish(row, turn)
-                if on_episode is not None:
-                    on_episode(results[episode.index])
-        observation = refill([row for row in range(sim.num_envs) if row not in slots]) or turn.observation
+    for index, trajectory in run_episodes(sim, policy, specs, temperature, generator, stopwatch):
+        results[index] = trajectory
+        if on_episode is not None:
+            on_episode(trajectory)
     return [results[i] for i in range(len(specs))]
