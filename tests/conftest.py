@@ -1,0 +1,25 @@
+"""Settings of the whole test run."""
+
+import os
+from collections.abc import Iterable
+
+import hypothesis
+import pytest
+
+# The same examples on every machine and run: a change that breaks a property fails at once and not by chance later.
+hypothesis.settings.register_profile("vla_rl", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("vla_rl")
+
+# Tests run in several processes; each with a thread a core would slow all of them down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

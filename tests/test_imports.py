@@ -1,0 +1,54 @@
+"""What importing loads, and under which names."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_python(code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("name", ["sim", "robot", "reward_models"])
+def test_bare_names_raise_and_tell_the_right_one(name: str) -> None:
+    result = run_python(f"import {name}")
+    assert result.returncode != 0
+    assert f"vla_rl.{name}" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["sim", "robot", "reward_models"])
+def test_the_links_are_relative_and_committed(name: str) -> None:
+    link = ROOT / "vla_rl" / name
+    assert link.is_symlink() and str(link.readlink()) == f"../{name}"
+    listed = subprocess.run(["git", "ls-files", "-s", str(link)], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0:
+        assert listed.stdout.startswith("120000"), f"git does not keep vla_rl/{name} as a link"
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("vla_rl.robot", ("torch", "mujoco", "libero", "robosuite", "transformers")),
+        ("vla_rl.types", ("torch", "mujoco", "libero", "transformers")),
+        ("vla_rl.sim", ("torch", "mujoco", "libero", "robosuite", "transformers")),
+        ("vla_rl.config", ("torch", "mujoco", "transformers")),
+        ("vla_rl.cli", ("torch", "mujoco", "transformers")),
+    ],
+)
+def test_what_importing_loads(module: str, forbidden: tuple[str, ...]) -> None:
+    """`vla-rl --help` answers at once, robots need no torch, and only simulator workers load a simulator."""
+    result = run_python(f"import sys, {module}; print([name for name in {forbidden!r} if name in sys.modules])")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]", f"importing {module} loads {result.stdout.strip()}"
+
+
+def test_ruff_bans_the_bare_names(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename", "vla_rl/example.py", "-"],
+        cwd=ROOT, input="import sim\nfrom robot import arbiter\nimport vla_rl.sim\n", capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.stdout.count("TID251") == 2, result.stdout + result.stderr
