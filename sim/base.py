@@ -5,7 +5,7 @@ Legend: B environments, A actions of a chunk, D action size, P proprioception si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ class VectorSim(Protocol):
     image_size: int
     frames_rendered: int
     """Camera frames rendered so far, over all environments and cameras."""
+    timings: Mapping[str, float]
+    """So far, over all workers: seconds of `simulation` and `rendering`, counts of `env_steps` (control steps), `turns`
+    (chunks of one environment) and `frames`."""
 
     def reset(self, specs: Sequence[EpisodeSpec], env_ids: Sequence[int] | None = None) -> Observation:
         """Start the episodes `specs` in rows `env_ids` (default: the first rows); other rows are left as they are.

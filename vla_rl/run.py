@@ -1,0 +1,147 @@
+"""A run's directory: its configuration, metrics, checkpoints, evaluations, videos and report.
+
+    runs/NAME/  config.yaml  environment.json  metrics.jsonl  tensorboard/  checkpoints/  evaluation/  videos/  report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla_rl.config import Config, ConfigError, load_config
+from vla_rl.metrics import MetricsLogger, describe_machine
+
+MAY_CHANGE = {
+    "run.root",
+    "run.resume",
+    "run.threads",
+    "run.keep_checkpoints",
+    "sim.num_workers",
+    "ppo.iterations",
+    "ppo.checkpoint_every",
+    "evaluation.every",
+    "evaluation.episodes",
+    "evaluation.interim_episodes",
+    "evaluation.videos",
+}
+"""Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
+
+
+class RunError(RuntimeError):
+    """The run directory cannot be used as asked; the message says why and how to mend it."""
+
+
+class Run:
+    """An open run directory, locked against a second process. Use as a context manager."""
+
+    def __init__(self, config: Config) -> None:
+        """Create the directory, or continue in it (`run.resume=auto`).
+
+        Raises `RunError` where another process is at work in it, where it exists and resume=never, or where it belongs to
+        another configuration.
+        """
+        self.config = config
+        self.directory = config.run.root / config.run.name
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.directory / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {self.directory}: {error.strerror}; set run.root") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunError(f"another process is at work in {self.directory}; wait for it or set run.name") from None
+        try:
+            self._claim()
+        except BaseException:
+            self._lock.close()
+            raise
+        self.metrics = MetricsLogger(self.directory)
+
+    def _claim(self) -> None:
+        path = self.directory / "config.yaml"
+        if path.exists():
+            if self.config.run.resume == "never":
+                raise RunError(f"{self.directory} exists already; set run.name, or run.resume=auto to continue it")
+            changed = differing_keys(load_config(path), self.config) - MAY_CHANGE
+            if changed:
+                raise RunError(
+                    f"{self.directory} was made with other values of {', '.join(sorted(changed))}; "
+                    "set run.name to start a new run beside it, or give the same values to continue"
+                )
+        write_atomically(path, self.config.to_yaml())
+        write_atomically(self.directory / "environment.json", json.dumps(describe_machine(), indent=1))
+
+    def checkpoints(self, phase: str) -> Path:
+        return self.directory / "checkpoints" / phase
+
+    def evaluation_path(self, name: str) -> Path:
+        return self.directory / "evaluation" / f"{name}.json"
+
+    def close(self) -> None:
+        self.metrics.close()
+        self._lock.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file in one step, so that a kill leaves the old or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in record.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def differing_keys(first: Config, second: Config) -> set[str]:
+    """Dotted keys in which two configurations differ."""
+    a, b = _flatten(first.model_dump(mode="json")), _flatten(second.model_dump(mode="json"))
+    return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+
+
+def config_of(path: Path) -> Path:
+    """The configuration file that a path means: itself, or that of a run directory."""
+    if path.is_dir():
+        if not (path / "config.yaml").exists():
+            raise ConfigError(f"{path} is a folder without config.yaml, so not a run; give a run directory or a YAML file")
+        return path / "config.yaml"
+    return path
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes the first GPU, or else the CPU. Raises `ConfigError` for a device that this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"run.device is {name!r}, which cannot be used here: {reason}; set run.device=auto") from None
+    return device
+
+
+def set_threads(threads: int) -> None:
+    """Use that many CPU threads, or one a core for 0; results repeat bit for bit at the same number only."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+

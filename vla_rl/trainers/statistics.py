@@ -1,0 +1,60 @@
+"""What a round of rollouts and learning did, and where its time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from vla_rl.metrics import Stopwatch
+from vla_rl.sim.base import VectorSim
+from vla_rl.types import Trajectory
+
+
+class RoundClock:
+    """Wall-clock seconds of one round by part, and the speeds that follow."""
+
+    def __init__(self, sim: VectorSim) -> None:
+        self.stopwatch = Stopwatch()
+        self._sim = sim
+        self._before = dict(sim.timings)
+        self._begin = time.monotonic()
+
+    def statistics(self) -> dict[str, float]:
+        """Seconds of simulation, rendering, inference, learning and the rest, and steps and turns a second of wall time.
+
+        The simulator's workers run side by side: the wall time spent waiting for them is split in the ratio of their own
+        simulation and rendering seconds.
+        """
+        wall = time.monotonic() - self._begin
+        done = {name: value - self._before.get(name, 0.0) for name, value in self._sim.timings.items()}
+        seconds = self.stopwatch.seconds
+        waiting = seconds.get("environments", 0.0)
+        busy = max(done["simulation"] + done["rendering"], 1e-9)
+        parts = {
+            "simulation": waiting * done["simulation"] / busy,
+            "rendering": waiting * done["rendering"] / busy,
+            "inference": seconds.get("inference", 0.0),
+            "learning": seconds.get("learning", 0.0),
+        }
+        parts["other"] = max(0.0, wall - sum(parts.values()))
+        acting = max(waiting + parts["inference"], 1e-9)
+        return {f"time/{name}": value for name, value in parts.items()} | {
+            "speed/env_steps_per_s": done["env_steps"] / acting,
+            "speed/turns_per_s": done["turns"] / acting,
+            "speed/frames": done["frames"],
+        }
+
+
+def rollout_statistics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Success, length and age of a round's episodes."""
+    successes = sum(t.success for t in trajectories)
+    return {
+        "rollout/episodes": len(trajectories),
+        "rollout/successes": successes,
+        "rollout/success": successes / len(trajectories),
+        "rollout/steps_mean": float(np.mean([t.num_actions for t in trajectories])),
+        "rollout/turns": sum(t.num_turns for t in trajectories),
+        "rollout/policy_version": float(max(t.policy_version.max() for t in trajectories)),
+    }
