@@ -64,9 +64,7 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if all(type(key) is str for key in value) and not any(key in RESERVED for key in value):
             return {key: _encode(item, f"{place}.{key}", tensors) for key, item in value.items()}
-        pairs = [
-            [_encode(key, f"{place} key", tensors), _encode(item, f"{place}.{key}", tensors)] for key, item in value.items()
-        ]
+        pairs = [[_encode(key, f"{place} key", tensors), _encode(item, f"{place}.{key}", tensors)] for key, item in value.items()]
         return {"$mapping": pairs}
     raise TensorTreeError(f"{place} is a {type(value).__name__}, which cannot be saved; use numbers, text, lists or tensors")
 
