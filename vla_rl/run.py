@@ -8,13 +8,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vla_rl.checkpoint import save_checkpoint
 from vla_rl.config import Config, ConfigError, load_config
 from vla_rl.metrics import MetricsLogger, describe_machine
+from vla_rl.policies.base import Policy
 
 MAY_CHANGE = {
     "run.root",
@@ -81,8 +84,18 @@ class Run:
     def checkpoints(self, phase: str) -> Path:
         return self.directory / "checkpoints" / phase
 
-    def evaluation_path(self, name: str) -> Path:
-        return self.directory / "evaluation" / f"{name}.json"
+    def save(
+        self, phase: str, step: int, policy: Policy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
+    ) -> Path:
+        """Write a checkpoint of a phase, atomically."""
+        return save_checkpoint(
+            self.checkpoints(phase),
+            step,
+            policy_save=policy.save,
+            optimizers=optimizers,
+            state=state,
+            keep=self.config.run.keep_checkpoints,
+        )
 
     def close(self) -> None:
         self.metrics.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 from rich.console import Console
 
+from vla_rl.config import Config
 from vla_rl.curriculum import held_out_specs
 from vla_rl.evaluate import evaluate, record_videos
 from vla_rl.policies.base import Policy
@@ -16,24 +16,38 @@ from vla_rl.sim.base import VectorSim
 from vla_rl.trainers.progress import Progress
 
 
-def evaluate_held_out(
-    run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], name: str, step: int, episodes: int, videos: int = 0
-) -> dict[str, Any]:
-    """Evaluate on the run's held-out list and write evaluation/NAME.json, unless that is there already."""
-    path = run.evaluation_path(name)
-    if path.exists():
-        return json.loads(path.read_text())
-    config = run.config.evaluation
-    specs = held_out_specs(run.config.task.suite, task_ids, episodes)
+def evaluate_and_save(
+    directory: Path,
+    config: Config,
+    sim: VectorSim,
+    policy: Policy,
+    task_ids: Sequence[int],
+    name: str,
+    step: int,
+    episodes: int,
+    videos: int = 0,
+) -> Path:
+    """Evaluate on the held-out list, film some episodes, print the table; returns the JSON's path."""
+    specs = held_out_specs(config.task.suite, task_ids, episodes)
+    temperature = config.evaluation.temperature
     with Progress(f"Evaluation {name}", total=len(specs)) as progress:
         result = evaluate(
-            policy, sim, specs, name=name, step=step, temperature=config.temperature, on_episode=progress.counted_episode
+            policy, sim, specs, name=name, step=step, temperature=temperature, on_episode=progress.counted_episode
         )
     if videos:
-        record_videos(result, sim, run.directory, videos)
+        record_videos(result, sim, directory, videos)
+    path = directory / "evaluation" / f"{name}.json"
     result.save(path)
     Console().print(result.table())
-    return result.to_dict()
+    return path
+
+
+def evaluate_held_out(
+    run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], name: str, step: int, episodes: int, videos: int = 0
+) -> None:
+    """An evaluation of the run, unless it was made before."""
+    if not (run.directory / "evaluation" / f"{name}.json").exists():
+        evaluate_and_save(run.directory, run.config, sim, policy, task_ids, name, step, episodes, videos)
 
 
 def evaluate_when_due(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], iteration: int) -> None:

@@ -41,7 +41,7 @@ def train_ppo(run: Run, sim: VectorSim, policy: OpenVLAPolicy, task_ids: Sequenc
             generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
             specs = training_specs(task.suite, task_ids, config.episodes_per_iteration, task.shipped_states, rng)
             trajectories = collect(sim, policy, specs, config.temperature, generator, clock.stopwatch, progress.episode)
-            with clock.stopwatch.time("learning"):
+            with clock.stopwatch.part("learning"):
                 batch = make_batch(trajectories, final_values(policy, trajectories), config.gamma, config.lam)
                 stats = learner.update(batch, rng, train_policy=state["warm"])
             state["iteration"] += 1

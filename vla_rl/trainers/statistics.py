@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,28 +18,19 @@ class RoundClock:
         self.stopwatch = Stopwatch()
         self._sim = sim
         self._before = dict(sim.timings)
-        self._begin = time.monotonic()
 
     def statistics(self) -> dict[str, float]:
-        """Seconds of simulation, rendering, inference, learning and the rest, and steps and turns a second of wall time.
+        """Seconds of simulation, rendering, inference, learning and the rest, and steps and turns a second of acting.
 
         The simulator's workers run side by side: the wall time spent waiting for them is split in the ratio of their own
         simulation and rendering seconds.
         """
-        wall = time.monotonic() - self._begin
         done = {name: value - self._before.get(name, 0.0) for name, value in self._sim.timings.items()}
         seconds = self.stopwatch.seconds
-        waiting = seconds.get("environments", 0.0)
+        acting = max(seconds["simulation"] + seconds["inference"], 1e-9)
         busy = max(done["simulation"] + done["rendering"], 1e-9)
-        parts = {
-            "simulation": waiting * done["simulation"] / busy,
-            "rendering": waiting * done["rendering"] / busy,
-            "inference": seconds.get("inference", 0.0),
-            "learning": seconds.get("learning", 0.0),
-        }
-        parts["other"] = max(0.0, wall - sum(parts.values()))
-        acting = max(waiting + parts["inference"], 1e-9)
-        return {f"time/{name}": value for name, value in parts.items()} | {
+        self.stopwatch.transfer("simulation", "rendering", seconds["simulation"] * done["rendering"] / busy)
+        return self.stopwatch.lap() | {
             "speed/env_steps_per_s": done["env_steps"] / acting,
             "speed/turns_per_s": done["turns"] / acting,
             "speed/frames": done["frames"],

@@ -1,0 +1,92 @@
+import ast
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from vla_rl.config import Config, ConfigError, load_config
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_config_loads(path: Path) -> None:
+    config = load_config(path)
+    assert config.run.name != Config().run.name, "a shipped config names its run"
+
+
+def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("sim:\n  num_envs: 3\nppo:\n  gamma: 0.9\n")
+    config = load_config(path, ["sim.num_envs=5", "ppo.learning_rate=1e-4", "task.task_ids=[0, 7]", "policy.checkpoint=null"])
+    assert (config.sim.num_envs, config.ppo.gamma, config.ppo.learning_rate) == (5, 0.9, 1e-4)
+    assert config.task.task_ids == (0, 7)
+    assert config.policy.checkpoint is None
+
+
+def test_a_configuration_survives_its_yaml() -> None:
+    config = load_config(None, ["run.name=x", "ppo.target_kl=0.1", "demonstrations.path=demos"])
+    path = ROOT / "unused"
+    assert load_config_text(config.to_yaml(), path) == config
+
+
+def load_config_text(text: str, _: Path) -> Config:
+    import yaml
+
+    return Config.model_validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["ppo.iteration=3"], "did you mean 'iterations'"),
+        (["pppo.iterations=3"], "did you mean 'ppo'"),
+        (["sim.num_envs=0"], "sim.num_envs"),
+        (["sim.render_quality=pretty"], "'exact' or 'fast'"),
+        (["ppo.iterations"], "section.key=value"),
+        (["ppo.iterations=4", "ppo.iterations.more=3"], "iterations"),
+        (["ppo.lam=[1,"], "not valid YAML"),
+        (["ppo=3"], "ppo"),
+    ],
+)
+def test_a_wrong_key_or_value_ends_in_one_line_that_names_it(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match="(?s)^[^\n]*$") as caught:
+        load_config(None, overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "ppo:\n  gama: 1\n", "\x00"])
+def test_a_malformed_file_ends_in_one_line_that_names_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"^[^\n]*wrong\.yaml[^\n]*$"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml"):
+        load_config("nothing.yaml")
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            found += _fields(nested, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, field.description or ""))
+    return found
+
+
+def test_every_key_is_read_somewhere_and_documented() -> None:
+    """A key that nobody reads is an error: each field's name is an attribute that some other module takes."""
+    read: set[str] = set()
+    for folder in ("vla_rl", "sim", "robot", "reward_models"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "config.py":
+                read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    for name, description in _fields(Config):
+        assert name.rsplit(".", 1)[-1] in read, f"nobody reads {name}"
+        assert description, f"{name} has no docstring"

@@ -1,0 +1,131 @@
+"""The command line: `vla-rl VERB [CONFIG] section.key=value ...`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from vla_rl.config import Config
+
+DEMO = "configs/demo.yaml"
+
+app = typer.Typer(
+    help="Train vision-language-action policies by reinforcement learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file or a run directory, then section.key=value overrides."),
+]
+
+
+def _load(words: list[str] | None) -> tuple[Config, Path | None]:
+    """The configuration that the words of a command mean, and its path."""
+    from vla_rl.config import load_config
+    from vla_rl.run import config_of
+
+    paths = [word for word in words or [] if "=" not in word]
+    overrides = [word for word in words or [] if "=" in word]
+    if len(paths) > 1:
+        raise typer.BadParameter(f"one configuration at a time, not {' and '.join(paths)}; overrides are section.key=value")
+    path = Path(paths[0]) if paths else None
+    return load_config(config_of(path) if path else None, overrides), path
+
+
+@app.command()
+def demo(words: Words = None) -> None:
+    """The main job on one LIBERO task with a tiny policy, on a CPU, in minutes; ends with a report."""
+    train([DEMO, *(words or [])])
+
+
+@app.command()
+def train(words: Words = None) -> None:
+    """Demonstrations, supervised start, PPO, evaluation, report; continues where the run stopped."""
+    from vla_rl.trainers import pipeline
+
+    config, _ = _load(words)
+    Console().print(f"report: {pipeline.train(config)}", soft_wrap=True)
+
+
+@app.command()
+def collect(words: Words = None) -> None:
+    """Demonstrations of the scripted expert, as LIBERO HDF5 files in the run directory."""
+    from vla_rl.trainers import pipeline
+
+    config, _ = _load(words)
+    for path in pipeline.collect(config):
+        Console().print(f"demonstrations: {path}", soft_wrap=True)
+
+
+@app.command()
+def sft(words: Words = None) -> None:
+    """Demonstrations and supervised fine-tuning alone."""
+    from vla_rl.trainers import pipeline
+
+    config, _ = _load(words)
+    Console().print(f"run: {pipeline.clone(config)}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(words: Words = None) -> None:
+    """Success of a policy (that of a run directory, or policy.checkpoint=PATH) on held-out initial states."""
+    from vla_rl.trainers import pipeline
+
+    config, path = _load(words)
+    Console().print(f"evaluation: {pipeline.evaluate_policy(config, path)}", soft_wrap=True)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
+    """Write report.html of a run, finished or under way."""
+    from vla_rl.report import write_report
+
+    Console().print(f"report: {write_report(run)}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Check GL, simulators, GPU, ROS, and say how to mend what is missing."""
+    from vla_rl.doctor import print_doctor
+
+    raise typer.Exit(print_doctor())
+
+
+def main() -> None:
+    """Run the command line; what a user can mend ends in one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error's message is written for the user; one of our own that wraps another is, too."""
+    from vla_rl.algorithms.ppo import TrainingError
+    from vla_rl.checkpoint import CheckpointError
+    from vla_rl.config import ConfigError
+    from vla_rl.data import DatasetError
+    from vla_rl.metrics import MetricsError
+    from vla_rl.policies import PolicyError
+    from vla_rl.run import RunError
+    from vla_rl.sim import SimError
+
+    mendable = (TrainingError, CheckpointError, ConfigError, DatasetError, MetricsError, PolicyError, RunError, SimError)
+    return isinstance(error, mendable)
+
+
+if __name__ == "__main__":
+    main()

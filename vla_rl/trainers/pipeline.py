@@ -1,0 +1,122 @@
+"""The main job: demonstrations -> supervised start -> PPO -> evaluation -> report. Each stage is done once a run."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from vla_rl.collect import collect_demonstrations
+from vla_rl.config import Config, ConfigError
+from vla_rl.policies import load_policy
+from vla_rl.policies.openvla import OpenVLAPolicy
+from vla_rl.report import write_report
+from vla_rl.run import Run, choose_device, set_threads
+from vla_rl.sim import VectorSim, make_sim
+from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
+from vla_rl.trainers.ppo import train_ppo
+from vla_rl.trainers.sft import train_sft
+
+
+def open_sim(config: Config) -> VectorSim:
+    sim = config.sim
+    return make_sim(
+        sim.name,
+        num_envs=sim.num_envs,
+        num_workers=sim.num_workers,
+        cameras=sim.cameras,
+        image_size=sim.image_size,
+        render_quality=sim.render_quality,
+    )
+
+
+def chosen_tasks(config: Config) -> tuple[int, ...]:
+    """`task.task_ids`, or every task of the suite where that is empty. Raises `SimError` for what does not exist."""
+    from vla_rl.sim.libero.tasks import find_task, suite_tasks
+
+    task = config.task
+    for task_id in task.task_ids:
+        find_task(task.suite, task_id)
+    return task.task_ids or tuple(range(len(suite_tasks(task.suite))))
+
+
+def demonstrations(run: Run) -> list[Path]:
+    """The files to clone: those of `demonstrations.path`, or what the scripted expert makes in the run directory."""
+    config = run.config
+    if config.demonstrations.path is not None:
+        path = config.demonstrations.path
+        return sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
+    return collect_demonstrations(
+        suite=config.task.suite,
+        task_ids=chosen_tasks(config),
+        episodes_per_task=config.demonstrations.episodes_per_task,
+        seed=config.run.seed,
+        output_dir=run.directory / "demonstrations",
+        cameras=config.sim.cameras,
+        image_size=config.sim.image_size,
+        noise=config.demonstrations.noise,
+        num_workers=config.sim.num_workers,
+        render_quality=config.sim.render_quality,
+    )
+
+
+def supervised_start(run: Run) -> OpenVLAPolicy:
+    """The policy that RL begins with: `policy.checkpoint`, or one cloned from demonstrations in this run."""
+    device = choose_device(run.config.run.device)
+    if run.config.policy.checkpoint is not None:
+        return load_policy(run.config.policy.checkpoint, device)
+    return train_sft(run, lambda: demonstrations(run), device)
+
+
+def collect(config: Config) -> list[Path]:
+    """Demonstrations alone; returns their files."""
+    with Run(config) as run:
+        return demonstrations(run)
+
+
+def clone(config: Config) -> Path:
+    """Demonstrations and supervised fine-tuning alone; returns the run directory."""
+    set_threads(config.run.threads)
+    with Run(config) as run:
+        supervised_start(run)
+        write_report(run.directory)
+        return run.directory
+
+
+def train(config: Config) -> Path:
+    """Every stage of the main job that this run has not done yet; returns the path of the report.
+
+    The report is written after each stage, so that a run under way, or one that failed, has one too.
+    """
+    set_threads(config.run.threads)
+    task_ids = chosen_tasks(config)
+    evaluation = config.evaluation
+    with Run(config) as run:
+        try:
+            policy = supervised_start(run)
+            with closing(open_sim(config)) as sim:
+                evaluate_held_out(run, sim, policy, task_ids, "start", 0, evaluation.episodes, evaluation.videos)
+                write_report(run.directory)
+                train_ppo(run, sim, policy, task_ids)
+                last = config.ppo.iterations
+                evaluate_held_out(run, sim, policy, task_ids, "final", last, evaluation.episodes, evaluation.videos)
+        finally:
+            report = write_report(run.directory)
+        return report
+
+
+def evaluate_policy(config: Config, path: Path | None) -> Path:
+    """Evaluate `policy.checkpoint`, or else the newest policy of the run directory `path`, on the held-out list of the
+    configured tasks; returns the JSON's path, in the run directory."""
+    set_threads(config.run.threads)
+    source = config.policy.checkpoint or path
+    if source is None or source.is_file():
+        raise ConfigError("there is no policy to evaluate; give a run directory, or policy.checkpoint=PATH")
+    policy = load_policy(source, choose_device(config.run.device))
+    task_ids, evaluation = chosen_tasks(config), config.evaluation
+    mode = "greedy" if evaluation.temperature == 0 else f"temperature_{evaluation.temperature:g}"
+    name = f"{config.task.suite}_{'_'.join(map(str, task_ids))}_{mode}_{evaluation.episodes}_version_{policy.version}"
+    directory = config.run.root / config.run.name
+    with closing(open_sim(config)) as sim:
+        return evaluate_and_save(
+            directory, config, sim, policy, task_ids, name, policy.version, evaluation.episodes, evaluation.videos
+        )[1]
