@@ -17,6 +17,10 @@ from torch import Tensor
 from vla_rl.types import ActionChunk, Observation
 
 
+class PolicyError(RuntimeError):
+    """A policy cannot do what was asked; the message says what, where and how to mend it."""
+
+
 @dataclass(frozen=True)
 class ActionEvaluation:
     """A policy's opinion of given action tokens."""

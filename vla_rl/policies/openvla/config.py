@@ -1,0 +1,143 @@
+"""The shape of an OpenVLA-style policy, saved as `config.json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from vla_rl.policies.base import PolicyError
+
+
+@dataclass(frozen=True)
+class FeaturizerConfig:
+    """One vision encoder; the features of several are concatenated, as OpenVLA does with DINOv2 and SigLIP."""
+
+    kind: Literal["conv", "siglip", "dinov2"]
+    patch_size: int
+    """Pixels a side of what one feature stands for; for `conv` a power of two."""
+    width: int
+    layers: int
+    heads: int = 1
+    mlp_width: int = 0
+    registers: int = 0
+    """Register tokens (`dinov2` only)."""
+    final_norm: bool = True
+    """Apply the encoder's last LayerNorm; OpenVLA takes the features before it."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """A Llama decoder."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    max_positions: int = 2048
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Random changes of training images, drawn per image."""
+
+    shift: float = 0.04
+    """Largest translation, as a fraction of the image side."""
+    crop: float = 0.05
+    """Largest part of the side that a random crop removes before it is scaled back."""
+    brightness: float = 0.15
+    """Largest change, as a fraction of full scale."""
+    contrast: float = 0.2
+    """Largest relative change."""
+
+
+@dataclass(frozen=True)
+class OpenVLAConfig:
+    """Everything that decides the shape and the inputs of an `OpenVLAModel`."""
+
+    cameras: tuple[str, ...]
+    chunk_length: int
+    action_dim: int
+    proprio_dim: int
+    vocab_size: int
+    """One past the last action token; the embedding tables are padded beyond it."""
+    image_size: int
+    featurizers: tuple[FeaturizerConfig, ...]
+    language: LanguageConfig
+    proprio_centre: tuple[float, ...]
+    proprio_scale: tuple[float, ...]
+    """Physical scales (m, rad), NOT the data's standard deviation: where that is tiny, proprioception becomes a clock."""
+    pad_to_multiple_of: int = 64
+    image_orientation: Literal["as_is", "flip_vertical", "rotate_180"] = "rotate_180"
+    """How frames are turned before the encoders; LIBERO's cameras deliver them upside down."""
+    projector_layers: Literal[2, 3] = 2
+    projector_pool: int = 1
+    """Side of the square of neighbouring features that the projector merges into one token."""
+    projector_width: int = 0
+    """Width of the projector's hidden layers; 0: that of the language model."""
+    camera_embedding: bool = False
+    """Add a learned vector per camera to its tokens."""
+    slot_embedding: Literal["zero", "learned"] = "zero"
+    """What the action slots hold; `zero` (OpenVLA-OFT) tells them apart by position only."""
+    attention: Literal["slots", "full", "causal"] = "slots"
+    """`slots`: the prefix is causal and the action slots see everything; `full`: all see all; `causal`: an ablation."""
+    proprio_noise: float = 0.02
+    """Standard deviation of training noise, in units of `proprio_scale`."""
+    proprio_dropout: float = 0.2
+    """Probability that a training example sees no proprioception."""
+    value_width: int = 256
+    value_gradient: bool = True
+    """Whether the value loss reaches the trunk, or the value head only."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    def __post_init__(self) -> None:
+        if not self.cameras or min(self.chunk_length, self.action_dim, self.proprio_dim) < 1:
+            raise PolicyError("a policy needs at least one camera, and chunk_length, action_dim and proprio_dim of at least 1")
+        if not len(self.proprio_centre) == len(self.proprio_scale) == self.proprio_dim:
+            raise PolicyError(f"proprio_centre and proprio_scale must have proprio_dim = {self.proprio_dim} entries")
+        if min(self.proprio_scale) <= 0:
+            raise PolicyError("proprio_scale must be positive")
+        grids = {self.image_size // f.patch_size for f in self.featurizers}
+        if len(grids) != 1 or min(grids) % self.projector_pool or any(self.image_size % f.patch_size for f in self.featurizers):
+            raise PolicyError(
+                f"image_size {self.image_size}, the patch sizes {[f.patch_size for f in self.featurizers]} and projector_pool "
+                f"{self.projector_pool} must divide evenly into one grid"
+            )
+
+    @property
+    def num_slots(self) -> int:
+        return self.chunk_length * self.action_dim
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one camera."""
+        return (self.image_size // self.featurizers[0].patch_size // self.projector_pool) ** 2
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return -(-self.vocab_size // self.pad_to_multiple_of) * self.pad_to_multiple_of
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(record: dict[str, Any]) -> OpenVLAConfig:
+        """Raises `PolicyError` for keys that are missing or unknown."""
+        record = dict(_checked(OpenVLAConfig, record))
+        record["featurizers"] = tuple(FeaturizerConfig(**_checked(FeaturizerConfig, f)) for f in record["featurizers"])
+        record["language"] = LanguageConfig(**_checked(LanguageConfig, record["language"]))
+        record["augmentation"] = AugmentationConfig(**_checked(AugmentationConfig, record["augmentation"]))
+        return OpenVLAConfig(**record)
+
+
+def _checked(kind: type, record: dict[str, Any]) -> dict[str, Any]:
+    """The record with lists as tuples, as JSON has no tuples."""
+    expected = {f.name for f in fields(kind)}
+    if set(record) != expected:
+        raise PolicyError(
+            f"{kind.__name__}: missing keys {sorted(expected - set(record))}, unknown keys {sorted(set(record) - expected)}"
+        )
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

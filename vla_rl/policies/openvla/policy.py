@@ -1,0 +1,242 @@
+"""`OpenVLAPolicy`: the network with its tokenizers, behind the `Policy` interface.
+
+Legend: B observations, C cameras, A actions of a chunk, D action size, L = A*D action tokens, N prompt tokens (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from vla_rl.policies.base import ActionEvaluation, PolicyError
+from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
+from vla_rl.policies.openvla.config import OpenVLAConfig
+from vla_rl.policies.openvla.images import to_model_images
+from vla_rl.policies.openvla.modeling import OpenVLAModel, PolicyInputs
+from vla_rl.policies.openvla.prompts import PromptTokenizer
+from vla_rl.types import ActionChunk, Observation
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class OpenVLAPolicy:
+    """An OpenVLA-style token policy with a value head; implements `vla_rl.policies.base.Policy`.
+
+    `act`, `evaluate*` and `value*` run in evaluation mode whatever the mode of the policy; `action_logits` is for
+    supervised training and augments its inputs in training mode.
+    """
+
+    def __init__(
+        self, config: OpenVLAConfig, prompts: PromptTokenizer, statistics: ActionStatistics, model: OpenVLAModel, version: int = 0
+    ) -> None:
+        if statistics.action_dim != config.action_dim:
+            raise PolicyError(f"action statistics have {statistics.action_dim} dimensions, the policy {config.action_dim}")
+        self.config = config
+        self.prompts = prompts
+        self.statistics = statistics
+        self.model = model
+        self.version = version
+        self.action_tokens = ActionTokenizer(config.vocab_size, statistics)
+        self.cameras = config.cameras
+        self.chunk_length = config.chunk_length
+        self.action_dim = config.action_dim
+
+    # -- acting -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, observation: Observation, temperature: float, generator: Generators = None) -> ActionChunk:
+        """Choose chunks; temperature 0 is greedy, and its log-probs are 0 (all mass on one token).
+
+        `generator` may be one per observation: then a row's draw does not depend on the rest of the batch.
+        Raises `PolicyError` for an observation that does not fit this policy.
+        """
+        inputs = self.prepare(observation)
+        with self._evaluation_mode():
+            logits, values = self.model(inputs)
+        classes, log_probs = _sample(logits, temperature, generator)
+        tokens = (classes + self.action_tokens.first_token).cpu().numpy()
+        return ActionChunk(
+            actions=self.action_tokens.decode(tokens),
+            tokens=tokens,
+            log_probs=log_probs.cpu().numpy(),
+            values=values.cpu().numpy(),
+            prompt_tokens=[self.prompts.encode(instruction) for instruction in observation.instruction],
+            policy_version=self.version,
+        )
+
+    def evaluate_actions(
+        self, observation: Observation, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float
+    ) -> ActionEvaluation:
+        """Log-probs (nat, float32) and entropy of tokens at a temperature > 0, and values; with gradient."""
+        return self.evaluate(self.prepare(observation), tokens, temperature)
+
+    def evaluate(
+        self, inputs: PolicyInputs, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float
+    ) -> ActionEvaluation:
+        """As `evaluate_actions`, of prepared inputs."""
+        if temperature <= 0:
+            raise PolicyError(f"log-probs need a temperature above 0, not {temperature}")
+        classes = self.token_classes(tokens)
+        with self._evaluation_mode():
+            logits, values = self.model(inputs)
+        log_p = torch.log_softmax(logits / temperature, dim=-1)
+        return ActionEvaluation(
+            log_probs=log_p.gather(-1, classes[..., None]).squeeze(-1),
+            entropy=-(log_p.exp() * log_p).sum(-1),
+            values=values,
+        )
+
+    def value(self, observation: Observation) -> Float[Tensor, "B"]:
+        """Values of observations, with gradient."""
+        return self.value_of(self.prepare(observation))
+
+    def value_of(self, inputs: PolicyInputs) -> Float[Tensor, "B"]:
+        """Values of prepared inputs, with gradient."""
+        with self._evaluation_mode():
+            return self.model.value(inputs)
+
+    # -- supervised training ------------------------------------------------------------------------------------------
+
+    def action_logits(
+        self, inputs: PolicyInputs, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B L 256"]:
+        """Float32 logits of the action tokens; in training mode with image augmentation and proprioception noise."""
+        return self.model(inputs, generator)[0]
+
+    def encode_actions(self, actions: Float[np.ndarray, "*batch A D"]) -> Int64[np.ndarray, "*batch L"]:
+        """Action tokens of commands."""
+        return self.action_tokens.encode(actions)
+
+    def token_classes(self, tokens: Int64[np.ndarray, "*batch L"] | Tensor) -> Int64[Tensor, "*batch L"]:
+        """Action tokens -> indices in [0, 256) of `action_logits`, on the policy's device."""
+        classes = torch.as_tensor(tokens, device=self.device, dtype=torch.long) - self.action_tokens.first_token
+        if classes.shape[-1] != self.config.num_slots or (
+            classes.numel() and not (0 <= int(classes.min()) and int(classes.max()) < NUM_ACTION_TOKENS)
+        ):
+            raise PolicyError(
+                f"expected {self.config.num_slots} action tokens a row with ids {self.action_tokens.first_token} to "
+                f"{self.config.vocab_size - 1}; were these actions chosen by a policy with another vocabulary?"
+            )
+        return classes
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def prepare(self, observation: Observation) -> PolicyInputs:
+        """Observations as tensors on the policy's device. Raises `PolicyError` naming what does not fit."""
+        missing = [name for name in self.cameras if name not in observation.images]
+        if missing:
+            raise PolicyError(f"the policy looks through {missing}; the observation has {sorted(observation.images)}")
+        proprio = np.asarray(observation.proprio, dtype=np.float32)
+        batch = len(observation.instruction)
+        if proprio.shape != (batch, self.config.proprio_dim) or not np.isfinite(proprio).all():
+            raise PolicyError(
+                f"proprioception must be finite and [{batch}, {self.config.proprio_dim}] for {batch} instructions; "
+                f"it is {list(proprio.shape)}"
+            )
+        images = []
+        for name in self.cameras:
+            frames = np.asarray(observation.images[name])
+            if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] != batch or frames.shape[-1] != 3:
+                raise PolicyError(f"frames of {name} must be uint8 [{batch}, H, W, 3]; they are {frames.dtype} {frames.shape}")
+            # torch cannot view arrays with negative strides, such as frames that a simulator turned around.
+            tensor = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+            images.append(to_model_images(tensor, self.config.image_size, self.config.image_orientation))
+        prompt_ids, prompt_mask = self._prompts(observation.instruction)
+        return PolicyInputs(
+            torch.stack(images, dim=1), torch.from_numpy(proprio).to(self.device), prompt_ids, prompt_mask
+        )
+
+    def _prompts(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        prompts = [self.prompts.encode(instruction) for instruction in instructions]
+        ids = np.full((len(prompts), max(map(len, prompts), default=1)), self.prompts.pad_id, dtype=np.int64)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.proprio_scale.device
+
+    def to(self, device: torch.device | str) -> OpenVLAPolicy:
+        self.model.to(device)
+        return self
+
+    def train(self, mode: bool = True) -> OpenVLAPolicy:
+        self.model.train(mode)
+        return self
+
+    def eval(self) -> OpenVLAPolicy:
+        return self.train(False)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.model.parameters()
+
+    def value_parameters(self) -> list[nn.Parameter]:
+        """Of the value head."""
+        return list(self.model.value_head.parameters())
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """All but the value head's; the value loss reaches them too where `config.value_gradient`."""
+        return [p for name, p in self.model.named_parameters() if not name.startswith("value_head.")]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)
+
+    def save(self, path: Path) -> None:
+        """Write config.json, tokenizer.json, action_statistics.json and model.safetensors into the folder `path`."""
+        from vla_rl.policies.openvla.checkpoint import save
+
+        save(self, Path(path))
+
+    @contextmanager
+    def _evaluation_mode(self) -> Iterator[None]:
+        was_training = self.model.training
+        if was_training:
+            self.model.eval()
+        try:
+            yield
+        finally:
+            if was_training:
+                self.model.train()
+
+
+def _sample(
+    logits: Float[Tensor, "B L 256"], temperature: float, generator: Generators
+) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"]]:
+    """Classes and their log-probs, by inverting the cumulative distribution at one uniform number a token."""
+    if temperature < 0:
+        raise PolicyError(f"a temperature is at least 0, not {temperature}")
+    if temperature == 0:
+        classes = logits.argmax(-1)
+        return classes, logits.new_zeros(classes.shape)
+    log_p = torch.log_softmax(logits / temperature, dim=-1)
+    uniform = _uniform(logits.shape[0], logits.shape[1], generator).to(logits.device)
+    cumulative = log_p.double().exp().cumsum(-1)
+    # Scaling by the total keeps the last class reachable and every class within bounds when the sum is not exactly 1.
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    classes = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
+    return classes.squeeze(-1), log_p.gather(-1, classes).squeeze(-1)
+
+
+def _uniform(batch: int, tokens: int, generator: Generators) -> Float[Tensor, "B L"]:
+    """In [0, 1), float64."""
+    if isinstance(generator, Sequence):
+        if len(generator) != batch:
+            raise PolicyError(f"{len(generator)} generators for {batch} observations")
+        return torch.stack([_uniform(1, tokens, g)[0].cpu() for g in generator])
+    device = generator.device if generator is not None else "cpu"
+    return torch.rand((batch, tokens), generator=generator, device=device, dtype=torch.float64)
