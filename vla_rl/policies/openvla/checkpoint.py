@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -50,7 +50,8 @@ def load(path: Path, device: torch.device | str | None = None) -> OpenVLAPolicy:
         )
     if statistics.action_dim != config.action_dim:
         raise PolicyError(
-            f"{path / STATISTICS} is of {statistics.action_dim}-dimensional actions, {CONFIG} of {config.action_dim}-dimensional ones"
+            f"{path / STATISTICS} has {statistics.action_dim} action dimensions and {CONFIG} {config.action_dim}: "
+            "the two files are of different checkpoints"
         )
     model = new_model(config, seed=0)
     weights = read_weights(path / WEIGHTS, model.state_dict())

@@ -118,7 +118,7 @@ class OpenVLAPolicy:
         """Action tokens -> indices in [0, 256) of `action_logits`, on the policy's device."""
         classes = torch.as_tensor(tokens, device=self.device, dtype=torch.long) - self.action_tokens.first_token
         if classes.shape[-1] != self.config.num_slots or (
-            classes.numel() and not (0 <= int(classes.min()) and int(classes.max()) < NUM_ACTION_TOKENS)
+            classes.numel() and (int(classes.min()) < 0 or int(classes.max()) >= NUM_ACTION_TOKENS)
         ):
             raise PolicyError(
                 f"expected {self.config.num_slots} action tokens a row with ids {self.action_tokens.first_token} to "
