@@ -1,0 +1,238 @@
+"""A worker process: one backend, its chunk loop and its heartbeat. Run as `python -m vla_rl.sim.worker SOCKET MEMORY PARENT`.
+
+It imports neither torch nor the parent's side, because a simulator may live in an interpreter of its own.
+
+Legend: A actions of a chunk, D action size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vla_rl.sim.base import Backend, SimError
+from vla_rl.sim.channel import BlockingChannel, Message, SharedArrays
+from vla_rl.types import EpisodeSpec
+
+_TICK_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+class Heartbeat:
+    """Tells the parent that this worker makes progress.
+
+    Control steps and frames beat one by one. A start, reset or load can compile a scene for many seconds inside one
+    call, so there a thread beats in its place, but only up to `patience` seconds: after that it counts as a hang.
+    The same thread ends the process when the parent has gone, even if the main thread never returns to its socket.
+    """
+
+    def __init__(self, counters: np.ndarray, index: int, parent: int) -> None:
+        self.counters, self._index, self._parent = counters, index, parent
+        self._patient_until = 0.0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def beat(self) -> None:
+        self.counters[self._index] += 1
+
+    @contextlib.contextmanager
+    def long_phase(self, patience: float) -> Iterator[None]:
+        self.beat()
+        self._patient_until = time.monotonic() + patience
+        try:
+            yield
+        finally:
+            self._patient_until = 0.0
+            self.beat()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_TICK_SECONDS)
+            if os.getppid() != self._parent:
+                os._exit(1)
+            if time.monotonic() < self._patient_until:
+                self.beat()
+
+
+class Worker:
+    """Answers the parent's messages, in order, one reply each."""
+
+    def __init__(self, channel: BlockingChannel, memory_fd: int, parent: int) -> None:
+        self._channel, self._memory_fd, self._parent = channel, memory_fd, parent
+        self._backend: Backend | None = None
+        self._spent: dict[str, float] = {}
+
+    def serve(self) -> None:
+        """Answer until the parent closes its end."""
+        handlers = {"start": self._start, "map": self._map, "reset": self._reset, "load": self._load, "step": self._step}
+        while (message := self._channel.receive()) is not None:
+            self._spent = {}
+            try:
+                reply = handlers[message["op"]](message)
+            except Exception as error:
+                reply = {
+                    "error": traceback.format_exc(),
+                    "message": _one_line(error),
+                    "refused": isinstance(error, SimError),
+                }
+            try:
+                self._channel.send({**reply, "spent": self._spent})
+            except ConnectionError:
+                break
+        if self._backend is not None:
+            self._backend.close()
+
+    def _start(self, message: Message) -> Message:
+        self._shape = message["shape"]
+        self._slots = {row: slot for slot, row in enumerate(message["rows"])}
+        self._patience = message["patience"]
+        self._arrays = SharedArrays(self._memory_fd, **self._shape)
+        self._heartbeat = Heartbeat(self._arrays.heartbeats, message["index"], self._parent)
+        with self._heartbeat.long_phase(self._patience):
+            module_name, _, class_name = message["backend"].partition(":")
+            backend_class = getattr(importlib.import_module(module_name), class_name)
+            self._backend = backend_class(
+                num_slots=len(self._slots),
+                cameras=tuple(self._shape["cameras"]),
+                image_size=self._shape["image_size"],
+                **message["options"],
+            )
+        return {"action_dim": int(self._backend.action_dim), "proprio_dim": int(self._backend.proprio_dim)}
+
+    def _map(self, message: Message) -> Message:
+        self._arrays = SharedArrays(self._memory_fd, **self._shape, **message["sizes"])
+        self._heartbeat.counters = self._arrays.heartbeats
+        return {}
+
+    def _reset(self, message: Message) -> Message:
+        backend, slot = self._of(message)
+        with self._heartbeat.long_phase(self._patience):
+            with self._timed("reset"):
+                backend.reset(slot, EpisodeSpec.from_dict(message["spec"]))
+            self._observe(message["row"])
+        return self._begun(slot)
+
+    def _load(self, message: Message) -> Message:
+        backend, slot = self._of(message)
+        with self._heartbeat.long_phase(self._patience):
+            with self._timed("reset"):
+                backend.load_state(slot, message["state"])
+            self._observe(message["row"])
+        return self._begun(slot)
+
+    def _begun(self, slot: int) -> Message:
+        assert self._backend is not None
+        limit = int(self._backend.max_steps(slot))
+        if limit < 1:
+            raise ValueError(f"the time limit of an episode must be at least 1 control step, not {limit}")
+        return {
+            "instruction": str(self._backend.instruction(slot)),
+            "max_steps": limit,
+            "state": self._backend.save_state(slot),
+        }
+
+    def _step(self, message: Message) -> Message:
+        """Run one row's chunk until its end, the end of the task, or the time limit; then look once."""
+        backend, slot = self._of(message)
+        row, length = message["row"], message["length"]
+        if message["state"] is not None:
+            with self._heartbeat.long_phase(self._patience), self._timed("reset"):
+                backend.load_state(slot, message["state"])
+        rewards = self._arrays.rewards[row]
+        rewards[:] = 0
+        executed, success, terminated = 0, False, False
+        with self._timed("simulation"):
+            for i in range(min(length, message["budget"])):
+                result = backend.step(slot, self._arrays.actions[row, i].copy())
+                self._heartbeat.beat()
+                rewards[i] = result.reward
+                executed += 1
+                success = bool(result.success)
+                terminated = success or bool(result.terminated)
+                if terminated:
+                    break
+        self._add("env_steps", executed)
+        self._observe(row)
+        return {
+            "executed": executed,
+            "success": success,
+            "terminated": terminated,
+            "state": backend.save_state(slot),
+        }
+
+    def _of(self, message: Message) -> tuple[Backend, int]:
+        assert self._backend is not None
+        return self._backend, self._slots[message["row"]]
+
+    def _observe(self, row: int) -> None:
+        assert self._backend is not None
+        slot = self._slots[row]
+        self._arrays.proprio[row] = self._backend.proprio(slot)
+        for frames in self._arrays.images.items():
+            camera, images = frames
+            with self._timed("rendering"):
+                self._backend.render(slot, camera, images[row])
+            self._add("frames", 1)
+            self._heartbeat.beat()
+
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(part, time.perf_counter() - start)
+
+    def _add(self, part: str, amount: float) -> None:
+        self._spent[part] = self._spent.get(part, 0) + amount
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, SimError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process with its parent's first thread: that helps even when it is stopped."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(arguments: list[str]) -> None:
+    socket_fd, memory_fd, parent, spawned_by_main_thread = (int(argument) for argument in arguments)
+    for fd in (socket_fd, memory_fd):
+        os.set_inheritable(fd, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    # The signal follows the thread that started this process, not the parent itself: a helper thread's end must not kill us.
+    if spawned_by_main_thread:
+        _die_with(parent)
+    worker = Worker(BlockingChannel(socket.socket(fileno=socket_fd)), memory_fd, parent)
+    status: Any = 1
+    try:
+        worker.serve()
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        # Libraries that draw often crash or complain while the interpreter takes itself apart; the backend is closed already.
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
