@@ -117,6 +117,5 @@ def evaluate_policy(config: Config, path: Path | None) -> Path:
     name = f"{config.task.suite}_{'_'.join(map(str, task_ids))}_{mode}_{evaluation.episodes}_version_{policy.version}"
     directory = config.run.root / config.run.name
     with closing(open_sim(config)) as sim:
-        return evaluate_and_save(
-            directory, config, sim, policy, task_ids, name, policy.version, evaluation.episodes, evaluation.videos
-        )[1]
+        episodes, videos = evaluation.episodes, evaluation.videos
+        return evaluate_and_save(directory, config, sim, policy, task_ids, name, policy.version, episodes, videos)

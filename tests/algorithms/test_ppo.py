@@ -1,0 +1,186 @@
+"""PPO's update on a small real policy: its gradient, its guards, and that it learns.
+
+Legend: N turns, A = 2 actions of D = 2 tokens each.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vla_rl.algorithms.ppo import PpoLearner, TrainingError, ppo_loss
+from vla_rl.algorithms.turn_batch import TurnBatch
+from vla_rl.config import PpoConfig
+from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
+from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
+from vla_rl.types import Observation
+
+CONFIG = PpoConfig(minibatch_turns=12, microbatch_turns=12, epochs=2, temperature=1.3, learning_rate=1e-3, value_learning_rate=1e-3)
+
+
+def small_policy(value_gradient: bool = True) -> OpenVLAPolicy:
+    return build_policy(
+        "tiny",
+        cameras=("front",),
+        chunk_length=2,
+        action_dim=2,
+        proprio_dim=3,
+        instructions=["go left", "please go to the right side now"],
+        statistics=ActionStatistics.unit(2),
+        seed=0,
+        image_size=16,
+        featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
+        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
+        value_gradient=value_gradient,
+    )
+
+
+def observations(count: int, rng: np.random.Generator) -> Observation:
+    return Observation(
+        images={"front": rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)},
+        proprio=rng.normal(size=(count, 3)).astype(np.float32),
+        instruction=[("go left", "please go to the right side now")[i % 2] for i in range(count)],
+    )
+
+
+def rollout(policy: OpenVLAPolicy, count: int, seed: int = 0) -> TurnBatch:
+    """Turns that `policy` really acted in, with made-up advantages."""
+    rng = np.random.default_rng(seed)
+    observation = observations(count, rng)
+    chunk = policy.act(observation, CONFIG.temperature, torch.Generator().manual_seed(seed))
+    executed = torch.ones(count, 2, dtype=torch.bool)
+    executed[::3, 1] = False
+    return TurnBatch(
+        observation=observation,
+        tokens=chunk.tokens,
+        log_probs=torch.from_numpy(chunk.log_probs),
+        values=torch.from_numpy(chunk.values),
+        advantages=torch.from_numpy(rng.normal(size=count).astype(np.float32)),
+        returns=torch.from_numpy(rng.normal(size=count).astype(np.float32)),
+        executed=executed,
+    )
+
+
+def gradient(policy: OpenVLAPolicy, batch: TurnBatch, parts: list[np.ndarray]) -> torch.Tensor:
+    for parameter in policy.parameters():
+        parameter.grad = None
+    actions = int(batch.executed.sum())
+    for part in parts:
+        ppo_loss(policy, batch.select(part), CONFIG, len(batch), actions, train_policy=True)[0].backward()
+    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("pieces", [2, 5, 12])
+def test_accumulation_and_order_do_not_change_the_gradient(pieces: int) -> None:
+    policy = small_policy()
+    batch = rollout(policy, 12)
+    whole = gradient(policy, batch, [np.arange(12)])
+    shuffled = np.random.default_rng(1).permutation(12)
+    split = gradient(policy, batch, np.array_split(shuffled, pieces))
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_actions_after_the_end_of_an_episode_do_not_change_the_gradient() -> None:
+    policy = small_policy()
+    batch = rollout(policy, 12)
+    before = gradient(policy, batch, [np.arange(12)])
+    log_probs = batch.log_probs.clone()
+    log_probs[::3, 2:] = -7.0  # the two tokens of the second action, which did not run in these turns
+    after = gradient(policy, replace(batch, log_probs=log_probs), [np.arange(12)])
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_warm_up_trains_the_value_head_alone() -> None:
+    policy = small_policy(value_gradient=False)
+    batch = rollout(policy, 24)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    stats = PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0), train_policy=False)
+    changed = {name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("value_head.") for name in changed)
+    assert policy.version == 0, "the policy is the same, so its version is"
+    assert "policy/ratio_mean" not in stats
+
+
+def test_an_update_changes_the_policy_that_acts() -> None:
+    """VLA-RL's code sent rollouts weights that never changed."""
+    policy = small_policy()
+    batch = rollout(policy, 24)
+    generator = torch.Generator()
+    before = policy.act(batch.observation, 1.0, generator.manual_seed(1))
+    stats = PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0))
+    after = policy.act(batch.observation, 1.0, generator.manual_seed(1))
+    assert policy.version == 1 and after.policy_version == 1
+    assert np.abs(after.log_probs - before.log_probs).max() > 1e-3
+    assert stats["policy/ratio_deviation"] > 1e-3
+
+
+def test_a_ratio_that_stays_one_stops_the_run() -> None:
+    """VLA-RL's code trained with a ratio that was identically 1."""
+    policy = small_policy()
+    learner = PpoLearner(policy, CONFIG)
+    copies = [p.detach().clone().requires_grad_() for p in policy.policy_parameters()]
+    learner.optimizers["policy"] = torch.optim.AdamW(copies, lr=1e-3)  # steps that reach nobody
+
+    def mirrored_gradients(parameters: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+        return torch.tensor(1.0)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match="ratio is still 1"):
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", mirrored_gradients)
+        learner.update(rollout(policy, 24), np.random.default_rng(0))
+
+
+def test_a_rollout_of_other_weights_stops_the_run() -> None:
+    policy = small_policy()
+    batch = rollout(policy, 24)
+    with torch.no_grad():
+        for parameter in policy.policy_parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    with pytest.raises(TrainingError, match="made by other weights"):
+        PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    policy = small_policy()
+    batch = rollout(policy, 12)
+    batch.returns[3] = float("nan")
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0))
+
+
+def test_a_large_divergence_ends_the_update_early() -> None:
+    policy = small_policy()
+    config = CONFIG.model_copy(update={"target_kl": 1e-6, "epochs": 50})
+    stats = PpoLearner(policy, config).update(rollout(policy, 24), np.random.default_rng(0))
+    assert stats["update/stopped_by_kl"] == 1 and stats["update/steps"] < 10
+
+
+def test_ppo_learns_to_act_on_what_it_sees() -> None:
+    """One-turn episodes: reward 1 where the first command has the sign that the picture shows. Chance is 50%."""
+    policy = small_policy()
+    config = CONFIG.model_copy(update={"minibatch_turns": 64, "microbatch_turns": 64, "epochs": 4, "learning_rate": 3e-3})
+    learner = PpoLearner(policy, config)
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    rates = []
+    for _ in range(25):
+        bright = rng.random(128) < 0.5
+        observation = observations(128, rng)
+        observation.images["front"][...] = np.where(bright, 200, 50)[:, None, None, None]
+        chunk = policy.act(observation, config.temperature, generator)
+        rewards = torch.from_numpy(((chunk.actions[:, 0, 0] > 0) == bright).astype(np.float32))
+        rates.append(float(rewards.mean()))
+        values = torch.from_numpy(chunk.values)
+        batch = TurnBatch(
+            observation=observation,
+            tokens=chunk.tokens,
+            log_probs=torch.from_numpy(chunk.log_probs),
+            values=values,
+            advantages=rewards - values,
+            returns=rewards,
+            executed=torch.tensor([[True, False]]).expand(128, 2),
+        )
+        learner.update(batch, rng)
+    assert np.mean(rates[:2]) < 0.65
+    assert np.mean(rates[-3:]) > 0.9, rates
