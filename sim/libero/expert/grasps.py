@@ -1,0 +1,125 @@
+"""Top-down grasps for a parallel gripper, planned on height maps of the collision shapes.
+
+Legend: P candidate positions, S samples along the finger axis, W samples across it. Lengths in m, angles in rad.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from vla_rl.sim.libero.expert.scene import ExpertError, Scene
+
+OPENING = 0.04
+"""Pad distance from the grip centre when open."""
+FINGER = 0.03
+"""Thickness of a finger outwards from its pad."""
+FINGER_HALF_WIDTH = 0.011
+TIP = 0.007
+"""The fingertips reach this far below the grip centre."""
+PALM = 0.034
+"""The hand begins this far above the grip centre."""
+PALM_HALF = (0.105, 0.034)
+"""Half size of the hand along and across the finger axis."""
+CLEARANCE = 0.004
+SPACING = 0.004
+MAP_SPACING = 0.003
+YAWS = (0.0, np.pi / 4, -np.pi / 4, np.pi / 2)
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """Where the grip centre must be to close on an object, in the object's frame."""
+
+    offset: Float64[np.ndarray, "3"]
+    yaw: float
+    """Of the finger axis from the world's y axis, about z; in (-pi/2, pi/2]."""
+    depth: float
+    """How far the object reaches above the grip centre."""
+    object_rotation: Float64[np.ndarray, "3 3"]
+
+    def position(self, scene: Scene, name: str) -> Float64[np.ndarray, "3"]:
+        return scene.position(name) + scene.rotation(name) @ self.offset
+
+
+class HeightMap:
+    """Heights on a regular grid, looked up at the nearest node."""
+
+    def __init__(
+        self, scene: Scene, low: np.ndarray, high: np.ndarray, only: str | None = None, without: str | None = None
+    ) -> None:
+        axes = [np.arange(low[i], high[i] + MAP_SPACING, MAP_SPACING) for i in range(2)]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        self._low = low[:2]
+        self._top = scene.heights(grid.reshape(-1, 2), only, without).reshape(grid.shape[:2])
+
+    def at(self, points: Float64[np.ndarray, "*M 2"]) -> Float64[np.ndarray, "*M"]:
+        nodes = np.rint((points - self._low) / MAP_SPACING).astype(int)
+        nodes = np.clip(nodes, 0, np.array(self._top.shape) - 1)
+        return self._top[nodes[..., 0], nodes[..., 1]]
+
+
+def plan_grasp(scene: Scene, name: str) -> Grasp:
+    """The best grasp of an object where it now lies.
+
+    A candidate is a position on a grid over the object and a yaw; it is feasible where both fingers fit beside the
+    material and the hand above it, and scores by its depth, by how evenly the fingers close, and by how near it is to
+    the object's centre and to the present yaw (each turn of the wrist costs time and precision). Raises `ExpertError`
+    when nothing is feasible.
+    """
+    box = scene.bounds(name)
+    axis_x = np.arange(box.low[0], box.high[0] + SPACING, SPACING)
+    axis_y = np.arange(box.low[1], box.high[1] + SPACING, SPACING)
+    centres = np.stack(np.meshgrid(axis_x, axis_y, indexing="ij"), -1).reshape(-1, 2)
+    centres = np.concatenate([box.centre[None, :2], centres])
+    margin = np.linalg.norm(PALM_HALF)
+    own = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, only=name)
+    others = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, without=name)
+    best: tuple[float, np.ndarray, float, float] | None = None
+    for yaw in YAWS:
+        score, height, depth = _rate(own, others, centres, yaw)
+        score = score - 0.05 * abs(yaw) - 0.25 * np.linalg.norm(centres - box.centre[:2], axis=1)
+        winner = int(score.argmax())
+        if np.isfinite(score[winner]) and (best is None or score[winner] > best[0]):
+            best = float(score[winner]), np.array([*centres[winner], height[winner]]), yaw, float(depth[winner])
+    if best is None:
+        raise ExpertError(f"no top-down grasp of {name!r} is free: it is too wide for the gripper or walled in")
+    rotation = scene.rotation(name)
+    return Grasp(rotation.T @ (best[1] - scene.position(name)), best[2], best[3], rotation)
+
+
+def _rate(own: HeightMap, others: HeightMap, centres: np.ndarray, yaw: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score, grip height and depth of P candidates at one yaw; the score is -inf where the grasp does not fit."""
+    along = np.array([-np.sin(yaw), np.cos(yaw)])
+    across = np.array([np.cos(yaw), np.sin(yaw)])
+    s = np.arange(-OPENING - FINGER, OPENING + FINGER + 1e-9, SPACING / 2)
+    w = np.linspace(-FINGER_HALF_WIDTH, FINGER_HALF_WIDTH, 3)
+    strip = centres[:, None, None] + s[:, None, None] * along + w[:, None] * across
+    object_top, other_top = own.at(strip), others.at(strip)
+
+    fingers = np.abs(s) >= OPENING - CLEARANCE
+    inner = s[~fingers]
+    blocked = np.maximum(object_top, other_top)[:, fingers].max((1, 2))
+    lowest = np.maximum(blocked, other_top[:, ~fingers].max((1, 2))) + TIP + CLEARANCE / 2
+    top = object_top[:, ~fingers].max((1, 2))
+    top = np.where(np.isfinite(top), top, -1e3)  # no material between the fingers
+    depth = np.minimum(top - lowest, PALM - CLEARANCE)
+    height = top - depth
+
+    # What the pads close on at grip height must lie evenly around the centre, or it is pushed aside, and square to the
+    # finger axis, or it slips out.
+    solid = object_top[:, ~fingers] > height[:, None, None]
+    first = np.where(solid, inner[:, None], OPENING).min(1)
+    last = np.where(solid, inner[:, None], -OPENING).max(1)
+    middle = (first + last) / 2
+    eccentricity = np.abs(middle).max(1)
+    skew = np.ptp(middle, axis=1)
+
+    u = np.linspace(-PALM_HALF[0], PALM_HALF[0], 13)
+    v = np.linspace(-PALM_HALF[1], PALM_HALF[1], 5)
+    palm = centres[:, None, None] + u[:, None, None] * along + v[:, None] * across
+    hand_floor = np.maximum(own.at(palm), others.at(palm)).max((1, 2))
+    fits = (depth > TIP) & (first < last).all(1) & (eccentricity < 2 * CLEARANCE) & (hand_floor < height + PALM)
+    return np.where(fits, np.minimum(depth, 0.02) - 0.5 * eccentricity - skew, -np.inf), height, depth

@@ -1,0 +1,63 @@
+"""Motion laws of the expert: memoryless functions of the present pose, in the units of LIBERO's actions."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64
+
+GAIN = 12.0
+"""Action per metre of error: 1 is reached at 8 cm."""
+SPEED = 0.7
+"""Largest translation command (norm); 1 moves the arm at about 0.3 m/s."""
+DEAD_BAND = 0.02
+ARRIVED = (0.007, 0.009)
+"""Horizontal and vertical tolerance of an arrival, m."""
+ROTATION_UNIT = 0.5
+"""rad of an orientation command of 1."""
+ROTATION_TOLERANCE = 0.15
+ROTATION_SPEED = 0.4
+DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+"""The hand's nominal orientation: fingers along world y, pointing down (columns: hand axes)."""
+
+
+def _quiet(command: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3"]:
+    return np.where(np.abs(command) < DEAD_BAND, 0.0, command)
+
+
+def funnel(
+    position: Float64[np.ndarray, "3"], target: Float64[np.ndarray, "3"], hover: float, radius: float = 0.02
+) -> tuple[Float64[np.ndarray, "3"], bool]:
+    """Approach a target from above: over it at height `hover`, then down a funnel of the given radius, m.
+
+    The height to keep grows with the horizontal distance, and horizontal motion waits until it is reached, so that
+    the same law lifts, travels, lowers, and climbs out again after a push. Returns the command and whether it arrived.
+    """
+    error = target - position
+    distance = float(np.linalg.norm(error[:2]))
+    share = np.clip((distance - ARRIVED[0]) / radius, 0.0, 1.0)
+    required = target[2] + share * max(hover - target[2], 0.0)
+    error[2] = required - position[2]
+    error[:2] *= np.clip(1.0 - (error[2] - 0.01) / 0.03, 0.0, 1.0)
+    command = GAIN * error
+    command *= min(1.0, SPEED / max(float(np.linalg.norm(command)), 1e-9))
+    arrived = distance < ARRIVED[0] and abs(target[2] - position[2]) < ARRIVED[1]
+    return _quiet(command), arrived
+
+
+def orientation_command(rotation: Float64[np.ndarray, "3 3"], yaw: float) -> Float64[np.ndarray, "3"]:
+    """Turn the hand to point down with a yaw; exactly 0 within the tolerance, which the last command then holds.
+
+    The controller turns by the commanded axis-angle from where the hand is, and keeps that goal while commands are 0:
+    commanding the whole error therefore sets the absolute goal.
+    """
+    import mujoco
+
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    wanted = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
+    quaternion, error = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, (wanted @ rotation.T).reshape(9))
+    mujoco.mju_quat2Vel(error, quaternion, 1.0)
+    size = float(np.linalg.norm(error))
+    if size < ROTATION_TOLERANCE:
+        return np.zeros(3)
+    return error / size * min(size / ROTATION_UNIT, ROTATION_SPEED)

@@ -1,0 +1,159 @@
+"""What the expert reads of a LIBERO scene: poses, collision shapes, contacts and goal regions of the compiled model.
+
+Legend: G collision geoms, M query points, K sites. Lengths in m, world frame, z up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from jaxtyping import Bool, Float64
+
+GRIP_SITE = "gripper0_grip_site"
+FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
+FINGER_PADS = ("gripper0_finger1_pad_collision", "gripper0_finger2_pad_collision")
+ROBOT_PREFIXES = ("robot0_", "gripper0_", "mount0_")
+
+
+class ExpertError(RuntimeError):
+    """The expert has no plan for this task; the message says which goal and why."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-aligned box in the world frame."""
+
+    low: Float64[np.ndarray, "3"]
+    high: Float64[np.ndarray, "3"]
+
+    @property
+    def centre(self) -> Float64[np.ndarray, "3"]:
+        return (self.low + self.high) / 2
+
+
+class Scene:
+    """A read-only view of one environment's model and data; `data` may change under it from step to step."""
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        self.model = model
+        self.data = data
+        self._grip = model.site(GRIP_SITE).id
+        self._fingers = [model.joint(name).qposadr[0] for name in FINGER_JOINTS]
+        self._pads = [model.geom(name).id for name in FINGER_PADS]
+        names = [model.body(model.geom_bodyid[geom]).name for geom in range(model.ngeom)]
+        solid = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
+        robot = np.array([name.startswith(ROBOT_PREFIXES) for name in names])
+        self._obstacles = np.flatnonzero(solid & ~robot & (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE))
+        planes = np.flatnonzero(solid & ~robot & (model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE))
+        self._planes = [geom for geom in planes if abs(model.geom_quat[geom][0]) > 0.999]
+
+    # -- the robot ---------------------------------------------------------------------------------------------------
+    @property
+    def grip_position(self) -> Float64[np.ndarray, "3"]:
+        """Midpoint between the finger pads."""
+        return self.data.site_xpos[self._grip].copy()
+
+    @property
+    def grip_rotation(self) -> Float64[np.ndarray, "3 3"]:
+        """Columns: the finger axis, the axis along the pads, the approach direction."""
+        return self.data.site_xmat[self._grip].reshape(3, 3).copy()
+
+    @property
+    def gripper_opening(self) -> float:
+        """Distance between the pads: 0 closed, about 0.08 open."""
+        return float(abs(self.data.qpos[self._fingers[0]]) + abs(self.data.qpos[self._fingers[1]]))
+
+    def pads_touch(self, name: str) -> Bool[np.ndarray, "2"]:
+        """Which of the two finger pads touches the object."""
+        pairs = self.data.contact.geom
+        mine = np.isin(pairs, self.geoms_of(name))
+        return np.array([bool((mine[:, ::-1] & (pairs == pad)).any()) for pad in self._pads])
+
+    # -- objects and regions -----------------------------------------------------------------------------------------
+    def body_id(self, name: str) -> int:
+        for candidate in (f"{name}_main", name):
+            body = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, candidate)
+            if body >= 0:
+                return body
+        raise ExpertError(f"the scene has no object {name!r}")
+
+    def has_body(self, name: str) -> bool:
+        return any(mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, n) >= 0 for n in (f"{name}_main", name))
+
+    def position(self, name: str) -> Float64[np.ndarray, "3"]:
+        return self.data.xpos[self.body_id(name)].copy()
+
+    def rotation(self, name: str) -> Float64[np.ndarray, "3 3"]:
+        return self.data.xmat[self.body_id(name)].reshape(3, 3).copy()
+
+    def geoms_of(self, name: str) -> np.ndarray:
+        """Collision geoms of an object, its movable parts included."""
+        root = self.body_id(name)
+        inside = np.zeros(self.model.nbody, dtype=bool)
+        for body in range(self.model.nbody):
+            inside[body] = body == root or (body > 0 and inside[self.model.body_parentid[body]])
+        return self._obstacles[inside[self.model.geom_bodyid[self._obstacles]]]
+
+    def region(self, site: str) -> Box:
+        """The box of a goal region, as LIBERO's `in` predicate sees it (|R size| around the site)."""
+        index = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, site)
+        if index < 0:
+            raise ExpertError(f"the scene has no region {site!r}")
+        half = np.abs(self.data.site_xmat[index].reshape(3, 3) @ self.model.site_size[index])
+        centre = self.data.site_xpos[index]
+        return Box(centre - half, centre + half)
+
+    def region_owner(self, site: str) -> int:
+        """Root body of the object or fixture that carries a region; 0 for a region of the workspace."""
+        index = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, site)
+        return int(self.model.body_rootid[self.model.site_bodyid[index]]) if index >= 0 else 0
+
+    def bounds(self, name: str) -> Box:
+        """World box around an object's collision geoms."""
+        geoms = self.geoms_of(name)
+        if geoms.size == 0:
+            raise ExpertError(f"object {name!r} has no collision shape to grasp")
+        centre, axes, half = self._oriented_boxes(geoms)
+        reach = np.einsum("gij,gj->gi", np.abs(axes), half)
+        return Box((centre - reach).min(0), (centre + reach).max(0))
+
+    # -- heights -----------------------------------------------------------------------------------------------------
+    def heights(
+        self, points: Float64[np.ndarray, "M 2"], only: str | None = None, without: str | None = None
+    ) -> Float64[np.ndarray, "M"]:
+        """Height of the highest collision shape above each point, -inf where there is none.
+
+        `only` restricts the scene to one object, `without` leaves one out; the robot never counts. Shapes other than
+        boxes count as their local bounding box.
+        """
+        geoms = self.geoms_of(only) if only else self._obstacles
+        if without:
+            geoms = np.setdiff1d(geoms, self.geoms_of(without))
+        top = np.full(len(points), -np.inf)
+        if only is None and self._planes:
+            top[:] = max(self.data.geom_xpos[geom][2] for geom in self._planes)
+        if geoms.size == 0:
+            return top
+        centre, axes, half = self._oriented_boxes(geoms)
+        reach = np.einsum("gij,gj->gi", np.abs(axes), half)
+        low, high = points.min(0), points.max(0)
+        near = ((centre - reach)[:, :2] <= high).all(1) & ((centre + reach)[:, :2] >= low).all(1)
+        centre, axes, half = centre[near], axes[near], half[near]
+        if len(centre) == 0:
+            return top
+        # A vertical line p + z e_z in box coordinates is R^T (p - c) + z R^T e_z: intersect it with the three slabs.
+        offset = np.zeros((len(points), len(centre), 3)) - centre
+        offset[..., :2] += points[:, None]
+        start = np.einsum("gij,mgi->mgj", axes, offset)
+        slope = axes[:, 2, :]
+        steep = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
+        a, b = (-half - start) / steep, (half - start) / steep
+        enter, leave = np.minimum(a, b).max(-1), np.maximum(a, b).min(-1)
+        return np.maximum(top, np.where(enter <= leave, leave, -np.inf).max(1))
+
+    def _oriented_boxes(self, geoms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        axes = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
+        aabb = self.model.geom_aabb[geoms]
+        return self.data.geom_xpos[geoms] + np.einsum("gij,gj->gi", axes, aabb[:, :3]), axes, aabb[:, 3:]
