@@ -86,6 +86,8 @@ class SftConfig(Section):
     """Gradients are scaled down to this norm."""
     log_every: Positive = 20
     """Steps between two metric records."""
+    checkpoint_every: Positive = 200
+    """Steps between two checkpoints."""
 
 
 class PpoConfig(Section):

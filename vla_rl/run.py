@@ -16,8 +16,10 @@ import torch
 
 from vla_rl.checkpoint import save_checkpoint
 from vla_rl.config import Config, ConfigError, load_config
-from vla_rl.metrics import MetricsLogger, describe_machine
-from vla_rl.policies.base import Policy
+from vla_rl.machine import describe_machine
+from vla_rl.metrics import MetricsLogger
+from vla_rl.policies import PolicyError, load_policy
+from vla_rl.policies.openvla import OpenVLAPolicy
 
 MAY_CHANGE = {
     "run.root",
@@ -27,6 +29,7 @@ MAY_CHANGE = {
     "sim.num_workers",
     "ppo.iterations",
     "ppo.checkpoint_every",
+    "sft.checkpoint_every",
     "evaluation.every",
     "evaluation.episodes",
     "evaluation.interim_episodes",
@@ -85,7 +88,7 @@ class Run:
         return self.directory / "checkpoints" / phase
 
     def save(
-        self, phase: str, step: int, policy: Policy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
+        self, phase: str, step: int, policy: OpenVLAPolicy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
     ) -> Path:
         """Write a checkpoint of a phase, atomically."""
         return save_checkpoint(
@@ -158,3 +161,12 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
+
+
+def load_weights(policy: OpenVLAPolicy, folder: Path) -> None:
+    """Load a saved policy's weights and version into `policy`. Raises `PolicyError` where it is of another architecture."""
+    saved = load_policy(folder, policy.device)
+    if saved.config != policy.config:
+        raise PolicyError(f"the policy in {folder} has another architecture; resume with the configuration of the run")
+    policy.load_state_dict(saved.state_dict())
+    policy.version = saved.version

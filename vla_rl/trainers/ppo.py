@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from vla_rl.curriculum import training_specs
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.rollout.batch import final_values, make_batch
 from vla_rl.rollout.collector import collect
-from vla_rl.run import Run
+from vla_rl.run import Run, load_weights
 from vla_rl.sim.base import VectorSim
 from vla_rl.trainers.evaluation import evaluate_when_due
 from vla_rl.trainers.progress import Progress
@@ -31,7 +32,8 @@ def train_ppo(run: Run, sim: VectorSim, policy: OpenVLAPolicy, task_ids: Sequenc
     state = {"iteration": 0, "episodes": 0, "warm": config.warmup_iterations == 0}
     checkpoint = latest_checkpoint(run.checkpoints("ppo"))
     if checkpoint is not None:
-        state = load_checkpoint(checkpoint, policy_load=policy.load, optimizers=learner.optimizers, verify=False)
+        restore = partial(load_weights, policy)
+        state = load_checkpoint(checkpoint, policy_load=restore, optimizers=learner.optimizers, verify=False)
     run.metrics.truncate_after(state["iteration"], "ppo")
     with Progress("PPO", total=config.iterations, done=state["iteration"]) as progress:
         while state["iteration"] < config.iterations:

@@ -1,0 +1,135 @@
+"""Rollouts of a small real policy in a small real simulator, a pendulum (tests/sim/pendulum_backend.py)."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
+from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
+from vla_rl.rollout.batch import final_values, make_batch
+from vla_rl.rollout.collector import collect
+from vla_rl.sim import SimError
+from vla_rl.sim.pool import SimPool
+from vla_rl.types import EpisodeSpec, Observation
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
+
+
+@contextmanager
+def pendulums(num_envs: int, num_workers: int = 1, **options: object) -> Iterator[SimPool]:
+    sim = SimPool(
+        "pendulum_backend:PendulumBackend",
+        num_envs=num_envs,
+        num_workers=num_workers,
+        cameras=("front",),
+        image_size=16,
+        options=options,
+    )
+    with closing(sim):
+        yield sim
+
+
+@pytest.fixture(scope="module")
+def policy() -> OpenVLAPolicy:
+    return build_policy(
+        "tiny",
+        cameras=("front",),
+        chunk_length=4,
+        action_dim=1,
+        proprio_dim=2,
+        instructions=["swing up within 30 steps"],
+        statistics=ActionStatistics.unit(1),
+        seed=0,
+        image_size=16,
+        featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
+        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
+    )
+
+
+def specs(lengths: list[int], suite: str = "pendulum") -> list[EpisodeSpec]:
+    return [EpisodeSpec(suite, steps, seed=i) for i, steps in enumerate(lengths)]
+
+
+LENGTHS = [6, 30, 9, 4, 17, 1, 12]
+
+
+def test_every_episode_runs_once_and_comes_back_in_order(policy: OpenVLAPolicy) -> None:
+    seen: list[EpisodeSpec] = []
+    with pendulums(3) as sim:
+        wanted = specs(LENGTHS)
+        trajectories = collect(sim, policy, wanted, 1.0, torch.Generator().manual_seed(0), on_episode=lambda t: seen.append(t.spec))
+        frames = sim.frames_rendered
+    assert [t.spec for t in trajectories] == wanted
+    assert sorted(seen) == sorted(wanted)
+    for trajectory in trajectories:
+        if trajectory.success:
+            assert trajectory.terminated and not trajectory.truncated
+        else:
+            assert trajectory.truncated and not trajectory.terminated
+            # A time limit of 9 steps is 3 chunks of 4, of which the last runs 1 action.
+            assert trajectory.num_actions == trajectory.spec.task_id
+            assert trajectory.num_turns == -(-trajectory.spec.task_id // 4)
+        assert trajectory.executed[:-1].all()
+        assert not trajectory.rewards[~trajectory.executed].any()
+    # One frame at the start of each episode and one after each turn: nobody renders for finished episodes.
+    assert frames == sum(1 + t.num_turns for t in trajectories)
+
+
+def test_finished_rows_are_not_inferred(policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    act = policy.act
+
+    def counted(observation: Observation, temperature: float, generator: torch.Generator | None = None) -> object:
+        rows.append(len(observation))
+        return act(observation, temperature, generator)
+
+    monkeypatch.setattr(policy, "act", counted)
+    with pendulums(4) as sim:
+        trajectories = collect(sim, policy, specs(LENGTHS), 1.0, torch.Generator().manual_seed(0))
+    assert sum(rows) == sum(t.num_turns for t in trajectories)
+    assert max(rows) <= 4 and min(rows) < 4
+
+
+def test_greedy_episodes_do_not_depend_on_the_number_of_environments(policy: OpenVLAPolicy) -> None:
+    results = []
+    for num_envs, num_workers in ((1, 1), (5, 2)):
+        with pendulums(num_envs, num_workers) as sim:
+            results.append(collect(sim, policy, specs(LENGTHS), 0.0))
+    for one, other in zip(*results, strict=True):
+        assert one.success == other.success
+        np.testing.assert_array_equal(one.actions, other.actions)
+        np.testing.assert_array_equal(one.images["front"], other.images["front"])
+        np.testing.assert_array_equal(one.final_proprio, other.final_proprio)
+
+
+def test_the_stored_log_probs_are_those_of_the_policy(policy: OpenVLAPolicy) -> None:
+    with pendulums(3) as sim:
+        trajectories = collect(sim, policy, specs(LENGTHS), 1.4, torch.Generator().manual_seed(0))
+    batch = make_batch(trajectories, final_values(policy, trajectories), 0.99, 0.95)
+    with torch.no_grad():
+        again = policy.evaluate_actions(batch.observation, batch.tokens, 1.4)
+    torch.testing.assert_close(again.log_probs, batch.log_probs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(again.values, batch.values, rtol=0, atol=1e-5)
+    # Turn rewards are those of executed actions only, and a truncated episode bootstraps from its final observation.
+    last = final_values(policy, trajectories)
+    assert all((last[i] != 0) == t.truncated for i, t in enumerate(trajectories))
+    assert len(batch) == sum(t.num_turns for t in trajectories)
+
+
+def test_an_environment_that_fails_once_is_begun_again(policy: OpenVLAPolicy, tmp_path: Path) -> None:
+    wanted = [*specs([8, 8]), EpisodeSpec("raise in step 3", 8, seed=5)]
+    with pendulums(3, fault_file=str(tmp_path / "struck")) as sim:
+        trajectories = collect(sim, policy, wanted, 0.0)
+    assert (tmp_path / "struck").exists()
+    assert [t.spec for t in trajectories] == wanted
+    assert trajectories[2].num_actions == 8
+
+
+def test_an_environment_that_always_fails_ends_with_its_traceback(policy: OpenVLAPolicy) -> None:
+    with pendulums(2) as sim, pytest.raises(SimError, match="(?s)failed 3 times.*the pendulum broke in step 3"):
+        collect(sim, policy, [*specs([8]), EpisodeSpec("raise in step 3", 8, seed=5)], 0.0)

@@ -1,0 +1,69 @@
+"""The supervised start: demonstrations -> a policy that clones them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vla_rl.algorithms.sft import SftLearner
+from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
+from vla_rl.data.chunks import ChunkDataset
+from vla_rl.policies import load_policy
+from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
+from vla_rl.run import Run, load_weights
+from vla_rl.sim.libero.tasks import suite_names, suite_tasks
+from vla_rl.trainers.progress import Progress
+
+
+def new_policy(run: Run, dataset: ChunkDataset) -> OpenVLAPolicy:
+    """A policy from scratch, shaped for the run's simulator and the demonstrations' actions."""
+    config = run.config
+    instructions = sorted({task.instruction for suite in suite_names() for task in suite_tasks(suite)})
+    return build_policy(
+        config.policy.preset,
+        cameras=config.sim.cameras,
+        chunk_length=config.policy.chunk_length,
+        action_dim=dataset.actions.shape[-1],
+        proprio_dim=dataset.proprio.shape[-1],
+        instructions=instructions,
+        statistics=ActionStatistics.symmetric(dataset.actions),
+        seed=config.run.seed,
+        value_gradient=config.policy.value_gradient,
+    )
+
+
+def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], device: torch.device) -> OpenVLAPolicy:
+    """Clone the demonstrations for `sft.steps` steps; a run that has done so already returns its policy.
+
+    Every step draws its samples and their augmentation from (run.seed, step) alone, so a resumed run repeats an
+    uninterrupted one bit for bit on CPU.
+    """
+    config = run.config.sft
+    checkpoint = latest_checkpoint(run.checkpoints("sft"))
+    if checkpoint is not None and checkpoint.name == f"step_{config.steps:06d}":
+        return load_policy(checkpoint / "policy", device)
+    dataset = ChunkDataset.load(find_demonstrations(), run.config.sim.cameras, run.config.policy.chunk_length)
+    policy = new_policy(run, dataset).to(device)
+    learner = SftLearner(policy, config)
+    step = 0
+    if checkpoint is not None:
+        restore = partial(load_weights, policy)
+        step = load_checkpoint(checkpoint, policy_load=restore, optimizers=learner.optimizers, verify=False)["step"]
+    run.metrics.truncate_after(step, "sft")
+    with Progress("SFT", total=config.steps, done=step) as progress:
+        while step < config.steps:
+            rng = np.random.default_rng([run.config.run.seed, step])
+            generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+            samples = rng.integers(len(dataset), size=config.batch_size)
+            stats = learner.update(step, *dataset[samples], generator)
+            step += 1
+            if step % config.log_every == 0 or step == config.steps:
+                run.metrics.log(step, stats, phase="sft")
+                progress.advance(f"loss {stats['loss']:.3f}, token accuracy {stats['token_accuracy']:.1%}", to=step)
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                run.save("sft", step, policy, learner.optimizers, {"step": step})
+    return policy
