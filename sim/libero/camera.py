@@ -1,0 +1,118 @@
+"""Offscreen frames: one OpenGL context per process, one set of uploaded meshes and textures per scene."""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import mujoco
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from vla_rl.sim.libero import gl
+from vla_rl.sim.libero.scene import Scene
+
+MAX_GEOMS = 1000
+"""As robosuite's renderer has it."""
+
+
+class _SceneGraphics:
+    """What OpenGL holds of one scene."""
+
+    def __init__(self, scene: Scene, size: int, samples: int) -> None:
+        self.size = size
+        model = scene.model
+        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        model.vis.quality.offsamples = samples
+        self.geometry = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+        self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
+
+    def free(self) -> None:
+        self.context.free()
+
+
+class Renderer:
+    """Draws scenes as LIBERO's own observations show them (robosuite's convention "opengl": the first row is the lowest).
+
+    `scale` renders that many times larger and averages down; `samples` is MSAA. At most `max_scenes` scenes stay in
+    OpenGL's memory; the one that was not drawn for longest goes first.
+    """
+
+    def __init__(self, scale: int = 1, samples: int = 4, max_scenes: int = 4) -> None:
+        self._scale, self._samples, self._max_scenes = scale, samples, max_scenes
+        self._graphics: OrderedDict[Scene, _SceneGraphics] = OrderedDict()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[0] = 0  # collision shapes
+        self._perturbation = mujoco.MjvPerturb()
+        self._pixels = np.zeros((0, 0, 3), dtype=np.uint8)
+        platform = gl.choose_platform()
+        try:
+            self._gl: Any = importlib.import_module(f"mujoco.{platform}").GLContext(64, 64)
+        except Exception as error:
+            raise gl.import_failure(error) from error
+        # A finalizer also runs at exit, before the platform shuts its display down: freeing later prints errors.
+        self.close = weakref.finalize(self, _free, self._gl, self._graphics)
+
+    def render(self, scene: Scene, qpos: Float64[np.ndarray, "nq"], camera: str, out: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Draw the scene with its joints at `qpos` into `out`. The scene's state is left as it was.
+
+        Raises `SimError` for a camera that the scene does not have.
+        """
+        self._camera.fixedcamid = scene.camera_id(camera)
+        height, width = out.shape[0] * self._scale, out.shape[1] * self._scale
+        self._gl.make_current()
+        graphics = self._upload(scene, max(height, width))
+        model, data = scene.model, scene.data
+        now = data.qpos.copy()
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        data.qpos[:] = now
+        category = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(model, data, self._options, self._perturbation, self._camera, category, graphics.geometry)
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_render(viewport, graphics.geometry, graphics.context)
+        self._read(viewport, graphics.context, out)
+
+    def _read(self, viewport: mujoco.MjrRect, context: mujoco.MjrContext, out: UInt8[np.ndarray, "H W 3"]) -> None:
+        if self._scale == 1 and out.flags.c_contiguous:
+            mujoco.mjr_readPixels(out, None, viewport, context)
+            return
+        if self._pixels.shape[:2] != (viewport.height, viewport.width):
+            self._pixels = np.empty((viewport.height, viewport.width, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(self._pixels, None, viewport, context)
+        area = self._scale**2
+        blocks = self._pixels.reshape(out.shape[0], self._scale, out.shape[1], self._scale, 3)
+        out[:] = (blocks.sum(axis=(1, 3), dtype=np.uint16) + area // 2) // area
+
+    def _upload(self, scene: Scene, size: int) -> _SceneGraphics:
+        graphics = self._graphics.get(scene)
+        if graphics is not None and graphics.size < size:
+            self.forget(scene)
+            graphics = None
+        if graphics is None:
+            while len(self._graphics) >= self._max_scenes:
+                self.forget(next(iter(self._graphics)))
+            graphics = self._graphics[scene] = _SceneGraphics(scene, size, self._samples)
+        self._graphics.move_to_end(scene)
+        return graphics
+
+    def forget(self, scene: Scene) -> None:
+        """Free what OpenGL holds of a scene."""
+        if scene in self._graphics:
+            self._gl.make_current()
+            self._graphics.pop(scene).free()
+
+
+def _free(context: Any, graphics: OrderedDict[Scene, _SceneGraphics]) -> None:
+    context.make_current()
+    for held in graphics.values():
+        held.free()
+    graphics.clear()
+    context.free()

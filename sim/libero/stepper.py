@@ -1,0 +1,165 @@
+"""The control loop: 25 substeps of physics and controller for each action, one dynamics pass a substep.
+
+robosuite's `env.step` computes the same with three passes a substep. What an observation shows is LIBERO's too: its
+observables are sampled once a control step, and in an episode that starts from `set_init_state`, as published
+evaluations start, that is after substep 24 of 25, with the poses that the forward pass of that substep found.
+
+Legend: K integration state, nq coordinates, F fixtures, V sites that show a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from vla_rl.sim.base import SimError
+from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState, arm_torques, move_fingers, set_goal
+from vla_rl.sim.libero.sampling import initial_state
+from vla_rl.sim.libero.scene import Scene
+from vla_rl.types import EpisodeSpec
+
+SUBSTEPS = 25
+"""Of 2 ms, for each control step of 50 ms."""
+OBSERVED_SUBSTEP = 24
+"""After which of them (1 to 25) an observation is taken."""
+SETTLING_STEPS = 10
+_NO_OP = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+_DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+_DATA_FIRST = tuple(int(part) for part in mujoco.__version__.split(".")[:2]) >= (3, 4)
+
+
+@dataclass
+class Episode:
+    """Everything that distinguishes one slot from another on the same scene; with it any slot can continue."""
+
+    spec: EpisodeSpec
+    controller: ControllerState
+    fixture_poses: Float64[np.ndarray, "F 7"]
+    site_alpha: Float64[np.ndarray, "V"]
+    """As shown by the frames of the last control step; LIBERO's lag one control step behind the joints."""
+    integration: Float64[np.ndarray, "K"]
+    """MuJoCo's mjSTATE_INTEGRATION; stale while the episode is the active one of its scene."""
+    observed_qpos: Float64[np.ndarray, "nq"]
+    """Where a camera sees things: qpos at the beginning of the observed substep."""
+    proprio: Float32[np.ndarray, "8"]
+    success: bool = False
+
+
+class Stepper:
+    """Runs episodes on one scene, one at a time."""
+
+    def __init__(self, scene: Scene) -> None:
+        model, data, robot = scene.model, scene.data, scene.robot
+        self.scene = scene
+        self._qpos, self._qvel, self._bias, self._ctrl = data.qpos, data.qvel, data.qfrc_bias, data.ctrl
+        self._position = data.site_xpos[robot.grip_site]
+        self._rotation = data.site_xmat[robot.grip_site].reshape(3, 3)
+        self._hand_quaternion = data.xquat[robot.hand_body]
+        self._inertia = np.zeros((model.nv, model.nv))
+        self._jacobian_position, self._jacobian_rotation = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        low, high = model.actuator_ctrlrange.T
+        self._low, self._high = low[robot.arm_actuators].copy(), high[robot.arm_actuators].copy()
+        self._finger_centre = 0.5 * (low + high)[robot.finger_actuators]
+        self._finger_range = 0.5 * (high - low)[robot.finger_actuators]
+        self._torques = np.zeros(len(robot.arm_actuators))
+        self.state_size = mujoco.mj_stateSize(model, _STATE)
+        if round(0.05 / model.opt.timestep) != SUBSTEPS:
+            raise SimError(f"{scene.task.suite} task {scene.task.task_id} has a time step of {model.opt.timestep} s, not 0.002 s")
+
+    def start(self, spec: EpisodeSpec) -> Episode:
+        """A new episode: write its initial state and settle for ten control steps."""
+        scene = self.scene
+        self.suspend()
+        start = initial_state(scene, spec)
+        mujoco.mj_resetData(scene.model, scene.data)
+        scene.fixture_poses, scene.site_alpha = start.fixture_poses, scene.default_site_alpha
+        scene.data.time, scene.data.qpos[:], scene.data.qvel[:] = start.time, start.qpos, start.qvel
+        episode = Episode(
+            spec=spec,
+            controller=scene.fresh_controller(),
+            fixture_poses=start.fixture_poses,
+            site_alpha=scene.default_site_alpha,
+            integration=np.zeros(self.state_size),
+            observed_qpos=start.qpos.copy(),
+            proprio=np.zeros(8, dtype=np.float32),
+        )
+        scene.active = episode
+        for _ in range(SETTLING_STEPS):
+            self.step(episode, _NO_OP)
+        return episode
+
+    def suspend(self) -> None:
+        """Copy the active episode's state out of the scene's data, so that another can be written."""
+        if isinstance(self.scene.active, Episode):
+            self.pull(self.scene.active)
+        self.scene.active = None
+
+    def pull(self, episode: Episode) -> None:
+        """Bring `episode.integration` up to date."""
+        if self.scene.active is episode:
+            mujoco.mj_getState(self.scene.model, self.scene.data, episode.integration, _STATE)
+
+    def activate(self, episode: Episode) -> None:
+        """Write the episode's state into the scene's data, unless it is there already."""
+        scene = self.scene
+        if scene.active is episode:
+            return
+        self.suspend()
+        mujoco.mj_resetData(scene.model, scene.data)
+        scene.fixture_poses, scene.site_alpha = episode.fixture_poses, episode.site_alpha
+        mujoco.mj_setState(scene.model, scene.data, episode.integration, _STATE)
+        scene.active = episode
+
+    def step(self, episode: Episode, action: np.ndarray) -> None:
+        """One control step (50 ms) of an action [7]. Raises `SimError` for a bad action or when the physics diverges."""
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+            raise SimError(f"an action must be {ACTION_DIM} finite numbers, and this one is {action.tolist()}")
+        self.activate(episode)
+        scene = self.scene
+        model, data = scene.model, scene.data
+        scene.update_site_alpha()
+        for substep in range(1, SUBSTEPS + 1):
+            if substep == OBSERVED_SUBSTEP:
+                episode.observed_qpos = self._qpos.copy()
+            mujoco.mj_step1(model, data)
+            if substep == 1:
+                set_goal(episode.controller, action[:6], self._position, self._rotation)
+            self._control(episode.controller, action[6])
+            mujoco.mj_step2(model, data)
+            if substep == OBSERVED_SUBSTEP:
+                episode.proprio = self._proprio()
+        if any(data.warning[kind].number for kind in _DIVERGED):
+            raise SimError(f"the physics of {episode.spec} diverged; reset the environment")
+        episode.site_alpha = scene.site_alpha
+        episode.success = scene.success()
+
+    def _control(self, state: ControllerState, gripper: float) -> None:
+        model, data, robot = self.scene.model, self.scene.data, self.scene.robot
+        mujoco.mj_jacSite(model, data, self._jacobian_position, self._jacobian_rotation, robot.grip_site)
+        if _DATA_FIRST:
+            mujoco.mj_fullM(model, data, self._inertia)
+        else:
+            mujoco.mj_fullM(model, self._inertia, data.qM)
+        arm_torques(
+            self._inertia, self._jacobian_position, self._jacobian_rotation, self._qpos, self._qvel, self._bias,
+            robot.arm_qpos, robot.arm_dof, self._position, self._rotation,
+            state.goal_position, state.goal_rotation, state.rest_joints, self._low, self._high, self._torques,
+        )  # fmt: skip
+        self._ctrl[robot.arm_actuators] = self._torques
+        self._ctrl[robot.finger_actuators] = self._finger_centre + self._finger_range * move_fingers(state, gripper)
+
+    def _proprio(self) -> Float32[np.ndarray, "8"]:
+        fingers = self._qpos[self.scene.robot.finger_qpos]
+        return np.concatenate([self._position, _axis_angle(self._hand_quaternion), fingers]).astype(np.float32)
+
+
+def _axis_angle(quaternion: Float64[np.ndarray, "4"]) -> Float64[np.ndarray, "3"]:
+    """Axis times angle (rad, 0 to 2 pi) of a quaternion (w, x, y, z), with robosuite's choice of sign."""
+    w = min(max(float(quaternion[0]), -1.0), 1.0)
+    sine = np.sqrt(1.0 - w * w)
+    return np.zeros(3) if sine == 0.0 else quaternion[1:] * (2.0 * np.arccos(w) / sine)
