@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from vla_rl.sim.libero.expert.scene import ExpertError, Scene
+from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView
 
 OPENING = 0.04
 """Pad distance from the grip centre when open."""
@@ -40,7 +40,7 @@ class Grasp:
     """How far the object reaches above the grip centre."""
     object_rotation: Float64[np.ndarray, "3 3"]
 
-    def position(self, scene: Scene, name: str) -> Float64[np.ndarray, "3"]:
+    def position(self, scene: SceneView, name: str) -> Float64[np.ndarray, "3"]:
         return scene.position(name) + scene.rotation(name) @ self.offset
 
 
@@ -48,7 +48,7 @@ class HeightMap:
     """Heights on a regular grid, looked up at the nearest node."""
 
     def __init__(
-        self, scene: Scene, low: np.ndarray, high: np.ndarray, only: str | None = None, without: str | None = None
+        self, scene: SceneView, low: np.ndarray, high: np.ndarray, only: str | None = None, without: str | None = None
     ) -> None:
         axes = [np.arange(low[i], high[i] + MAP_SPACING, MAP_SPACING) for i in range(2)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
@@ -61,7 +61,7 @@ class HeightMap:
         return self._top[nodes[..., 0], nodes[..., 1]]
 
 
-def plan_grasp(scene: Scene, name: str) -> Grasp:
+def plan_grasp(scene: SceneView, name: str) -> Grasp:
     """The best grasp of an object where it now lies.
 
     A candidate is a position on a grid over the object and a yaw; it is feasible where both fingers fit beside the

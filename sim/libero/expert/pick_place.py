@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from vla_rl.sim.libero.expert.grasps import FINGER, OPENING, PALM, TIP, Grasp, plan_grasp
 from vla_rl.sim.libero.expert.motion import funnel, orientation_command
-from vla_rl.sim.libero.expert.scene import ExpertError, Scene
+from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView
 
 OPEN, CLOSE = -1.0, 1.0
 PICK_PLACE_PREDICATES = ("in", "on")
@@ -82,7 +82,7 @@ class PickPlaceExpert:
         """Everything is placed and the hand has withdrawn."""
         return self._skill is Skill.HOLD
 
-    def act(self, scene: Scene) -> ExpertStep:
+    def act(self, scene: SceneView) -> ExpertStep:
         """The action for the present state; call it once a control step. Raises `ExpertError` when no grasp is free."""
         if self._skill in (Skill.LIFT, Skill.CARRY, Skill.PLACE) and self._lost(scene):
             self._enter(Skill.REACH)
@@ -105,7 +105,7 @@ class PickPlaceExpert:
         return ExpertStep(np.array([*translation, *rotation, gripper], dtype=np.float32), skill)
 
     # -- skills: each returns a translation command and a gripper command, and may move on to the next skill ----------
-    def _reach(self, scene: Scene) -> tuple[np.ndarray, float]:
+    def _reach(self, scene: SceneView) -> tuple[np.ndarray, float]:
         name = self._goals[self._next].object
         if self._grasp is None or np.abs(scene.rotation(name) - self._grasp.object_rotation).max() > 0.1:
             self._plan(scene, name)
@@ -119,7 +119,7 @@ class PickPlaceExpert:
             return np.zeros(3), CLOSE
         return command, OPEN
 
-    def _close(self, scene: Scene) -> tuple[np.ndarray, float]:
+    def _close(self, scene: SceneView) -> tuple[np.ndarray, float]:
         name = self._goals[self._next].object
         assert self._grasp is not None
         if np.linalg.norm(self._grasp.position(scene, name) - scene.grip_position) > 0.03:
@@ -134,7 +134,7 @@ class PickPlaceExpert:
             self._enter(Skill.REACH)
         return np.zeros(3), CLOSE
 
-    def _transport(self, scene: Scene) -> tuple[np.ndarray, float]:
+    def _transport(self, scene: SceneView) -> tuple[np.ndarray, float]:
         goal = self._goals[self._next]
         grip, held = scene.grip_position, scene.position(goal.object)
         spot = self._spot(scene, goal)
@@ -151,21 +151,21 @@ class PickPlaceExpert:
             self._skill = Skill.LIFT if grip[2] < height - 0.03 else Skill.CARRY
         return command, CLOSE
 
-    def _open(self, scene: Scene) -> tuple[np.ndarray, float]:
+    def _open(self, scene: SceneView) -> tuple[np.ndarray, float]:
         name = self._goals[self._next].object
         free = scene.gripper_opening > self._grip_width + 0.01 and not scene.pads_touch(name).any()
         if (free and self._since > 3) or self._since > 25:
             self._enter(Skill.RETREAT)
         return np.zeros(3), OPEN
 
-    def _retreat(self, scene: Scene) -> tuple[np.ndarray, float]:
+    def _retreat(self, scene: SceneView) -> tuple[np.ndarray, float]:
         if self._since * 0.01 > 0.12:
             placed = self._placed(scene, self._goals[self._next])
             self._next += int(placed)
             self._enter(Skill.HOLD if self._next == len(self._goals) else Skill.REACH)
         return np.array([0.0, 0.0, 0.5]), OPEN
 
-    def _hold(self, scene: Scene) -> tuple[np.ndarray, float]:
+    def _hold(self, scene: SceneView) -> tuple[np.ndarray, float]:
         return np.zeros(3), OPEN
 
     # -- plans -------------------------------------------------------------------------------------------------------
@@ -175,13 +175,13 @@ class PickPlaceExpert:
         if skill is Skill.REACH:
             self._grasp = None
 
-    def _plan(self, scene: Scene, name: str) -> None:
+    def _plan(self, scene: SceneView, name: str) -> None:
         self._grasp = plan_grasp(scene, name)
         target = self._grasp.position(scene, name)
         ahead = _corridor(scene, scene.grip_position, target, half_width=OPENING + FINGER)
         self._hover = max(target[2] + self._grasp.depth, ahead) + TIP + 0.02
 
-    def _plan_transport(self, scene: Scene) -> None:
+    def _plan_transport(self, scene: SceneView) -> None:
         """Heights of the object's origin on the way and at the release."""
         goal = self._goals[self._next]
         self._grip_width = scene.gripper_opening
@@ -196,18 +196,18 @@ class PickPlaceExpert:
         clearance = rim + 0.01 - PALM - (grip[2] - origin[2])
         self._release = min(max(floor + below + 0.006, clearance), self._hover)
 
-    def _spot(self, scene: Scene, goal: PlaceGoal) -> np.ndarray:
+    def _spot(self, scene: SceneView, goal: PlaceGoal) -> np.ndarray:
         if scene.has_body(goal.target):
             return scene.bounds(goal.target).centre
         return scene.region(goal.target).centre
 
-    def _object_in_hand(self, scene: Scene) -> np.ndarray:
+    def _object_in_hand(self, scene: SceneView) -> np.ndarray:
         return scene.grip_rotation.T @ (scene.position(self._goals[self._next].object) - scene.grip_position)
 
-    def _lost(self, scene: Scene) -> bool:
+    def _lost(self, scene: SceneView) -> bool:
         return bool(np.linalg.norm(self._object_in_hand(scene) - self._in_hand) > 0.03)
 
-    def _placed(self, scene: Scene, goal: PlaceGoal) -> bool:
+    def _placed(self, scene: SceneView, goal: PlaceGoal) -> bool:
         spot, at = self._spot(scene, goal), scene.position(goal.object)
         return bool(np.linalg.norm(spot[:2] - at[:2]) < 0.06)
 
@@ -218,7 +218,7 @@ def _disc(centre: np.ndarray, radius: float) -> np.ndarray:
     return centre + offsets[np.linalg.norm(offsets, axis=1) <= radius + 1e-9]
 
 
-def _corridor(scene: Scene, start: np.ndarray, end: np.ndarray, half_width: float, without: str | None = None) -> float:
+def _corridor(scene: SceneView, start: np.ndarray, end: np.ndarray, half_width: float, without: str | None = None) -> float:
     """The highest shape under a straight way of the given half width."""
     steps = max(2, int(np.linalg.norm(end[:2] - start[:2]) / 0.02))
     line = start[:2] + np.linspace(0, 1, steps)[:, None] * (end[:2] - start[:2])

@@ -33,7 +33,7 @@ class Box:
         return (self.low + self.high) / 2
 
 
-class Scene:
+class SceneView:
     """A read-only view of one environment's model and data; `data` may change under it from step to step."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:

@@ -1,0 +1,329 @@
+"""LIBERO's HDF5 demonstrations: `<TASK>_demo.hdf5`, readable by LIBERO, robomimic and OpenVLA's converters.
+
+Layout: `data` carries the task's description as attributes, `data/demo_i` one episode. Beyond the format we store
+`expert_actions`, `skill`, the episode spec and provenance, which foreign readers ignore; with thinned-out frames
+`obs/frame_index` says which steps the images show (such a file is for our reader only).
+
+A writer puts each finished episode into a part file of its own (the same layout, one episode), renamed into place when
+complete, and merges the parts at the end: a kill or a full disk at any instant costs at most the unfinished episode.
+
+Legend: T control steps, F frames, H x W image size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float64
+
+from vla_rl.data.demonstration import DatasetError, Demonstration
+from vla_rl.types import EpisodeSpec
+
+TAG = "libero-v1"
+IMAGE_CONVENTION = "opengl"
+"""robosuite's name for frames as OpenGL returns them, bottom row first."""
+DATASET_OF_CAMERA = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in_hand_rgb"}
+CAMERA_OF_DATASET = {dataset: camera for camera, dataset in DATASET_OF_CAMERA.items()}
+READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+"""What h5py and numpy raise on damaged files."""
+
+
+@dataclass(frozen=True)
+class TaskHeader:
+    """The description of the task, the same for all episodes of a file."""
+
+    env_name: str
+    """robosuite's name of the environment class, such as Libero_Floor_Manipulation."""
+    problem_info: Mapping[str, Any]
+    """Holds at least `language_instruction`."""
+    bddl_file_name: str
+    bddl_file_content: str
+    env_args: Mapping[str, Any]
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further attributes of ours."""
+
+
+class DemonstrationWriter:
+    """Collects the episodes of one file; episodes are keyed, so that an interrupted collection can go on.
+
+    Raises `DatasetError` when the disk is full or the place cannot be written; finished episodes stay.
+    """
+
+    def __init__(self, path: Path, header: TaskHeader, compression: str | None = None) -> None:
+        if compression not in (None, "gzip", "lzf"):
+            raise DatasetError(f"compression {compression!r} is unknown; choose gzip, lzf or none")
+        self.path = Path(path)
+        self.parts = parts_folder(self.path)
+        self._header = header
+        self._compression = compression
+        with _writing(self.parts, 0):
+            self.parts.mkdir(parents=True, exist_ok=True)
+            for leftover in self.parts.glob("*.tmp"):
+                leftover.unlink()
+
+    def keys(self) -> list[int]:
+        """Keys of the finished episodes, in order."""
+        return sorted(int(part.stem.split("_")[1]) for part in self.parts.glob("episode_*.hdf5"))
+
+    def add(self, key: int, demonstration: Demonstration) -> Path:
+        """Write a finished episode; when this returns it survives a kill."""
+        demonstration.validate()
+        target = self.parts / f"episode_{key:06d}.hdf5"
+        with _writing(target, len(self.keys())), _atomic(target) as file:
+            data = _write_header(file, self._header, 1, len(demonstration))
+            _write_episode(data.create_group("demo_0"), key, demonstration, self._compression)
+        return target
+
+    def drop(self, key: int) -> None:
+        """Forget a finished episode."""
+        (self.parts / f"episode_{key:06d}.hdf5").unlink(missing_ok=True)
+
+    def finish(self) -> Path:
+        """Merge the parts, ordered by key, into the final file and remove them. Raises `DatasetError` without any."""
+        parts = [self.parts / f"episode_{key:06d}.hdf5" for key in self.keys()]
+        if not parts:
+            raise DatasetError(f"{self.path}: there is no finished episode to write")
+        with _writing(self.path, len(parts)), _atomic(self.path) as file:
+            data = _write_header(file, self._header, len(parts), 0)
+            total = 0
+            for index, part in enumerate(parts):
+                with open_dataset(part) as source:
+                    source.copy(source["data/demo_0"], data, name=f"demo_{index}")
+                total += int(data[f"demo_{index}"].attrs["num_samples"])
+            data.attrs["total"] = total
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return self.path
+
+
+def write_demonstrations(
+    path: Path, header: TaskHeader, demonstrations: Sequence[Demonstration], compression: str | None = None
+) -> Path:
+    """Write a whole file at once."""
+    writer = DemonstrationWriter(path, header, compression)
+    for key, demonstration in enumerate(demonstrations):
+        writer.add(key, demonstration)
+    return writer.finish()
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the finished episodes of an unfinished file lie."""
+    return path.with_name(path.name + ".parts")
+
+
+def dataset_files(path: Path) -> list[Path]:
+    """The HDF5 files of a path: itself, or those of a folder (finished episodes of unfinished files included)."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        files = sorted(path.glob("*.hdf5")) + sorted(path.glob("*.hdf5.parts/episode_*.hdf5"))
+        if files:
+            return files
+        raise DatasetError(f"{path} holds no .hdf5 file; name a LIBERO demonstration file or a folder of them")
+    if parts_folder(path).is_dir():
+        return dataset_files(parts_folder(path))
+    raise DatasetError(f"there is no demonstration file or folder {path}")
+
+
+def read_demonstrations(path: Path, cameras: Sequence[str] | None = None, limit: int | None = None) -> Iterator[Demonstration]:
+    """The episodes of a file or folder, one in memory at a time, in file order and then by number.
+
+    `cameras` selects the frames to load (default: all there are; an empty list: none), `limit` the number of episodes
+    of each file. Raises `DatasetError` for a missing, damaged or foreign file, and for a camera that it lacks.
+    """
+    for file in dataset_files(path):
+        with open_dataset(file) as source:
+            for name in _episode_names(source)[:limit]:
+                yield _read_episode(source, name, file, cameras)
+
+
+def count_demonstrations(path: Path) -> int:
+    """How many episodes a file or folder holds."""
+    count = 0
+    for file in dataset_files(path):
+        with open_dataset(file) as source:
+            count += len(_episode_names(source))
+    return count
+
+
+@contextlib.contextmanager
+def open_dataset(path: Path) -> Iterator[h5py.File]:
+    """Open for reading and check that it is a demonstration file; any damage becomes one `DatasetError`."""
+    try:
+        source = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DatasetError(f"there is no demonstration file {path}") from None
+    except READ_ERRORS as error:
+        raise DatasetError(
+            f"{path} is not a readable HDF5 file ({_first_line(error)}): it is truncated, damaged or of another kind; "
+            "delete it and download or collect it again"
+        ) from error
+    with source:
+        if not _episode_names(source):
+            raise DatasetError(f"{path} is HDF5 but holds no demonstrations (no group data/demo_0): it is not LIBERO's format")
+        yield source
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _writing(target: Path, finished: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f"cannot write {target} ({_first_line(error)}); {finished} finished episodes are kept, "
+            "free space or choose another folder, and run it again to go on"
+        ) from error
+
+
+@contextlib.contextmanager
+def _atomic(target: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file that appears under its name only when it is complete and on the disk."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    file = h5py.File(temporary, "w")
+    try:
+        yield file
+        file.close()
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        # Closing flushes, which fails again on a full disk: the first error is the one to report.
+        with contextlib.suppress(OSError, RuntimeError):
+            file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_header(file: h5py.File, header: TaskHeader, num_demos: int, total: int) -> h5py.Group:
+    data = file.create_group("data")
+    data.attrs["tag"] = TAG
+    data.attrs["macros_image_convention"] = IMAGE_CONVENTION
+    data.attrs["env_name"] = header.env_name
+    data.attrs["problem_info"] = json.dumps(dict(header.problem_info))
+    data.attrs["bddl_file_name"] = header.bddl_file_name
+    data.attrs["bddl_file_content"] = header.bddl_file_content
+    data.attrs["env_args"] = json.dumps(dict(header.env_args))
+    data.attrs["num_demos"] = num_demos
+    data.attrs["total"] = total
+    for name, value in header.extra.items():
+        data.attrs[name] = value
+    return data
+
+
+def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression: str | None) -> None:
+    steps = len(demo)
+    dones = np.zeros(steps, dtype=np.uint8)
+    dones[-1] = 1
+    position, orientation, fingers = np.split(demo.proprio.astype(np.float64), (3, 6), axis=1)
+    group.attrs["num_samples"] = steps
+    group.attrs["model_file"] = demo.model_xml
+    group.attrs["success"] = demo.success
+    group.attrs["instruction"] = demo.instruction
+    group.attrs["episode_key"] = key
+    group.attrs["provenance"] = json.dumps(dict(demo.provenance))
+    if demo.spec is not None:
+        group.attrs["spec"] = json.dumps(demo.spec.to_dict())
+    group["actions"] = demo.actions.astype(np.float64)
+    group["rewards"] = demo.rewards.astype(np.float64)
+    group["dones"] = dones
+    group["robot_states"] = np.concatenate([fingers, position, quaternion(orientation)], axis=1)
+    if demo.states is not None:
+        group["states"] = demo.states
+        group.attrs["init_state"] = demo.states[0]
+    if demo.expert_actions is not None:
+        group["expert_actions"] = demo.expert_actions.astype(np.float64)
+    if demo.skills is not None:
+        group["skill"] = np.array(demo.skills, dtype="S16")
+    obs = group.create_group("obs")
+    obs["gripper_states"] = fingers
+    obs["ee_pos"] = position
+    obs["ee_ori"] = orientation
+    obs["ee_states"] = np.concatenate([position, orientation], axis=1)
+    if demo.joint_states is not None:
+        obs["joint_states"] = demo.joint_states
+    if len(demo.frame_index) != steps:
+        obs["frame_index"] = demo.frame_index
+    for camera, frames in demo.images.items():
+        name = DATASET_OF_CAMERA.get(camera, f"{camera}_rgb")
+        obs.create_dataset(name, data=frames, chunks=(1, *frames.shape[1:]) if compression else None, compression=compression)
+
+
+def quaternion(axis_angle: Float64[np.ndarray, "T 3"]) -> Float64[np.ndarray, "T 4"]:
+    """Unit quaternions (x, y, z, w) of axis-angle vectors, rad."""
+    angle = np.linalg.norm(axis_angle, axis=1, keepdims=True)
+    axis = np.divide(axis_angle, angle, out=np.zeros_like(axis_angle), where=angle > 0)
+    return np.concatenate([axis * np.sin(angle / 2), np.cos(angle / 2)], axis=1)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _episode_names(source: h5py.File) -> list[str]:
+    data = source.get("data")
+    if not isinstance(data, h5py.Group):
+        return []
+    return sorted((name for name in data if name.startswith("demo_") and name[5:].isdigit()), key=lambda name: int(name[5:]))
+
+
+def _read_episode(source: h5py.File, name: str, path: Path, cameras: Sequence[str] | None) -> Demonstration:
+    try:
+        demonstration = _parse_episode(source["data"].attrs, source[f"data/{name}"], cameras)
+        demonstration.validate()
+    except DatasetError as error:
+        raise DatasetError(f"{path}, {name}: {error}") from None
+    except READ_ERRORS as error:
+        raise DatasetError(
+            f"{path}, {name}: cannot be read ({_first_line(error)}); the file is damaged or not LIBERO's format, "
+            "download or collect it again"
+        ) from error
+    return demonstration
+
+
+def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequence[str] | None) -> Demonstration:
+    obs = group["obs"]
+    actions = np.asarray(group["actions"], dtype=np.float32)
+    dones = np.asarray(group["dones"]) if "dones" in group else np.ones(1)
+    pose = np.concatenate([obs["ee_pos"], obs["ee_ori"]], axis=1) if "ee_pos" in obs else np.asarray(obs["ee_states"])
+    spec = json.loads(group.attrs["spec"]) if "spec" in group.attrs else None
+    instruction = group.attrs.get("instruction") or json.loads(header["problem_info"])["language_instruction"]
+    if not isinstance(instruction, str):  # some of LIBERO's own files hold a list of letters or words
+        instruction = "".join(instruction) if all(len(part) == 1 for part in instruction) else " ".join(instruction)
+    return Demonstration(
+        instruction=instruction.strip().strip('"'),
+        images=_read_images(obs, cameras, flip=header.get("macros_image_convention", IMAGE_CONVENTION) == "opencv"),
+        frame_index=np.asarray(obs["frame_index"] if "frame_index" in obs else np.arange(len(actions)), dtype=np.int64),
+        proprio=np.concatenate([pose, obs["gripper_states"]], axis=1).astype(np.float32),
+        actions=actions,
+        rewards=np.asarray(group["rewards"], dtype=np.float32) if "rewards" in group else np.zeros(len(actions), np.float32),
+        success=bool(group.attrs.get("success", dones[-1] == 1)),
+        expert_actions=np.asarray(group["expert_actions"], dtype=np.float32) if "expert_actions" in group else None,
+        spec=EpisodeSpec.from_dict(spec) if spec else None,
+        skills=tuple(label.decode() for label in group["skill"][:]) if "skill" in group else None,
+        joint_states=np.asarray(obs["joint_states"], dtype=np.float64) if "joint_states" in obs else None,
+        states=np.asarray(group["states"], dtype=np.float64) if "states" in group else None,
+        model_xml=str(group.attrs.get("model_file", "")),
+        provenance=json.loads(group.attrs.get("provenance", "{}")),
+    )
+
+
+def _read_images(obs: h5py.Group, cameras: Sequence[str] | None, flip: bool) -> dict[str, np.ndarray]:
+    there = {CAMERA_OF_DATASET.get(name, name.removesuffix("_rgb")): name for name in obs if name.endswith("_rgb")}
+    missing = [camera for camera in cameras or () if camera not in there]
+    if missing:
+        raise DatasetError(f"there are no frames of camera {missing[0]!r}; the file has: {', '.join(sorted(there)) or 'none'}")
+    wanted = there if cameras is None else {camera: there[camera] for camera in cameras}
+    return {camera: obs[name][:][:, ::-1] if flip else obs[name][:] for camera, name in wanted.items()}
