@@ -162,12 +162,15 @@ def check_rendering() -> list[Check]:
             if backend == "egl" and working:
                 mend += f" (meanwhile: export MUJOCO_GL={working[0]})"
             checks.append(Check(name, status, probe.message, mend))
-    if working and chosen and chosen not in working:
-        reason = probes[chosen].message if chosen in probes else "does not render without a screen"
-        mend = f"export MUJOCO_GL={working[0]}"
-        checks.append(Check("MUJOCO_GL", "fail", f"is {chosen!r}: {reason}", mend))
+    if chosen and chosen not in probes:
+        checks.append(
+            Check("MUJOCO_GL", "warn", f"is {chosen!r}, which simulators ignore: they render off-screen", "unset MUJOCO_GL")
+        )
+    elif working and chosen and chosen not in working:
+        found = f"is {chosen!r}, which does not work here"
+        checks.append(Check("MUJOCO_GL", "fail", found, f"export MUJOCO_GL={working[0]}"))
     platform = os.environ.get("PYOPENGL_PLATFORM", "")
-    if platform and platform != (chosen or (working or ["egl"])[0]):
+    if platform and platform != (chosen if chosen in probes else (working or ["egl"])[0]):
         checks.append(Check("PYOPENGL_PLATFORM", "fail", f"is {platform!r}, which is not MUJOCO_GL", "unset PYOPENGL_PLATFORM"))
     return checks
 
