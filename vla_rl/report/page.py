@@ -1,0 +1,101 @@
+"""`write_report`: a run directory in, one HTML file out that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import os
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from vla_rl.report import sections
+from vla_rl.report.charts import format_value
+from vla_rl.report.run_files import RunFiles, read_run
+from vla_rl.report.titles import phase_title
+from vla_rl.run import RunError
+
+RUN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation")
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `run_dir/report.html` from what the run has recorded so far; returns its path.
+
+    The page holds its style, script, curves and videos, loads nothing, and its content policy forbids it to. Parts of a
+    run that are missing or unreadable are named on the page. Raises `RunError` where `run_dir` is no run directory.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise RunError(f"there is no run directory {run_dir}; give the path of a run, as printed when it started")
+    if not any((run_dir / name).exists() for name in RUN_FILES):
+        raise RunError(f"{run_dir} is not a run directory: it has none of {', '.join(RUN_FILES)}")
+    path = run_dir / "report.html"
+    partial = path.with_name(".report.html.partial")
+    try:
+        partial.write_text(render(read_run(run_dir)), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunError(f"cannot write the report {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def render(run: RunFiles) -> str:
+    """The page of a run as HTML."""
+    folder = package_files("vla_rl.report")
+    source = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
+    script = source["page.js"].strip()
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": format_value, "duration": duration, "percent": percent}
+    return environment.get_template("page.html").render(
+        run=run,
+        name=run.directory.resolve().name,
+        written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=Markup(source["page.css"]),
+        script=Markup(script),
+        # The one script that the page may run: text of a run that ended up in the page as a script would not.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_parts(run),
+    )
+
+
+def _parts(run: RunFiles) -> dict[str, Any]:
+    return {
+        "headline": sections.headline(run),
+        "success": sections.success_charts(run),
+        "phases": [(phase, phase_title(phase), sections.metric_groups(run, phase)) for phase in run.series],
+        "tasks": sections.task_rows(run),
+        "evaluations": sections.evaluation_rows(run),
+        "videos": sections.videos(run),
+        "timings": [timing for phase in run.series if (timing := sections.timing(run, phase))],
+        "finished": any(evaluation["name"] == "final" for evaluation in run.evaluations),
+    }
+
+
+def duration(seconds: float | None) -> str:
+    """4.2 s, 3 min 20 s, 2 h 5 min"""
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{format_value(float(f'{seconds:.3g}'))} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def percent(fraction: float | None) -> str:
+    """One decimal, except where it would be a zero."""
+    return "–" if fraction is None else f"{100 * fraction:.1f}".removesuffix(".0") + "%"

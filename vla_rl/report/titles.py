@@ -1,0 +1,71 @@
+"""What the known metrics are called in words, with their units. A metric without an entry is shown under its own key."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Title(NamedTuple):
+    text: str
+    unit: str = ""
+    note: str = ""
+    percent: bool = False
+
+
+PHASES = {"sft": "Supervised fine-tuning", "ppo": "Reinforcement learning (PPO)", "grpo": "Reinforcement learning (GRPO)"}
+STEP_NAMES = {"sft": "optimiser step"}
+"""Elsewhere a step is an iteration: one round of rollouts and updates."""
+
+GROUPS = {
+    "rollout": "Rollouts",
+    "policy": "Policy",
+    "value": "Value function",
+    "update": "Updates",
+    "speed": "Speed",
+    "time": "Time",
+}
+
+TITLES = {
+    "loss": Title("Loss", "nat per token", "Cross-entropy of the demonstrated action tokens."),
+    "accuracy": Title("Token accuracy", "%", "Action tokens predicted exactly.", percent=True),
+    "token_accuracy": Title("Token accuracy", "%", "Action tokens predicted exactly.", percent=True),
+    "learning_rate": Title("Learning rate"),
+    "gradient_norm": Title("Gradient norm", "", "Before clipping."),
+    "rollout/success": Title("Rollout success", "%", percent=True),
+    "rollout/episodes": Title("Episodes of a round", "episodes"),
+    "rollout/successes": Title("Successes of a round", "episodes"),
+    "rollout/total_episodes": Title("Episodes so far", "episodes"),
+    "rollout/steps_mean": Title("Episode length", "control steps", "Mean of a round; successes end early."),
+    "rollout/turns": Title("Turns of a round", "turns"),
+    "rollout/policy_version": Title("Policy version", "updates", "Of the weights that acted."),
+    "policy/loss": Title("Policy loss", "", "Clipped surrogate; its level means little, a jump does."),
+    "policy/ratio_mean": Title("Probability ratio, mean", "", "Of the new to the rollout policy; stays near 1."),
+    "policy/ratio_max": Title("Probability ratio, largest"),
+    "policy/ratio_min": Title("Probability ratio, smallest"),
+    "policy/kl": Title("KL divergence", "nat per action", "From the policy that made the rollouts."),
+    "policy/approx_kl": Title("KL divergence, estimate", "nat per action", "From the policy that made the rollouts."),
+    "policy/clip_fraction": Title("Clipped actions", "%", "Share whose ratio left the trust region.", percent=True),
+    "policy/entropy": Title("Entropy", "nat per token", "A fall to zero means that exploration has ended."),
+    "policy/gradient_norm": Title("Policy gradient norm", "", "Before clipping."),
+    "value/loss": Title("Value loss", "", "Squared error of the predicted return, clipped."),
+    "value/explained_variance": Title("Explained variance", "", "Of the returns, before a round's update; 1 is perfect."),
+    "value/gradient_norm": Title("Value gradient norm", "", "Before clipping."),
+    "update/steps": Title("Optimiser steps of a round", "steps"),
+    "update/stopped_by_kl": Title("Updates stopped by the KL limit", "1 = yes"),
+    "speed/env_steps_per_s": Title("Environment steps", "1/s", "Control steps of all environments a second of acting."),
+    "speed/turns_per_s": Title("Turns", "1/s", "Decisions of the policy a second of acting."),
+    "speed/frames": Title("Frames rendered in a round", "frames"),
+}
+
+
+def title_of(key: str) -> Title:
+    """`train/loss` is titled as `loss` is, where it has no entry of its own."""
+    return TITLES.get(key) or TITLES.get(key.rpartition("/")[2]) or Title(key)
+
+
+def phase_title(phase: str) -> str:
+    return PHASES.get(phase, phase)
+
+
+def step_name(phase: str) -> str:
+    return STEP_NAMES.get(phase, "iteration")
