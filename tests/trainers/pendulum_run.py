@@ -1,0 +1,60 @@
+"""A small real PPO run, started as a process so that tests can kill it: `python pendulum_run.py ROOT NAME [KEY=VALUE ...]`."""
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
+
+from vla_rl.config import load_config
+from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
+from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
+from vla_rl.run import Run, set_threads
+from vla_rl.sim.pool import SimPool
+from vla_rl.trainers.ppo import train_ppo
+
+TIME_LIMITS = (12, 20)
+SETTINGS = [
+    "task.suite=pendulum",
+    "task.shipped_states=0",
+    "sim.cameras=[front]",
+    "sim.image_size=16",
+    "sim.num_envs=4",
+    "policy.chunk_length=4",
+    "ppo.iterations=8",
+    "ppo.episodes_per_iteration=6",
+    "ppo.minibatch_turns=8",
+    "ppo.microbatch_turns=8",
+    "ppo.warmup_iterations=2",
+    "ppo.learning_rate=1e-3",
+    "evaluation.every=0",
+    "run.threads=1",
+]
+
+
+def pendulum_policy(seed: int = 0) -> OpenVLAPolicy:
+    return build_policy(
+        "tiny",
+        cameras=("front",),
+        chunk_length=4,
+        action_dim=1,
+        proprio_dim=2,
+        instructions=["swing up within 20 steps"],
+        statistics=ActionStatistics.unit(1),
+        seed=seed,
+        image_size=16,
+        featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
+        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
+    )
+
+
+def main(root: str, name: str, *overrides: str) -> None:
+    config = load_config(None, [*SETTINGS, f"run.root={root}", f"run.name={name}", *overrides])
+    set_threads(config.run.threads)
+    sim = SimPool("pendulum_backend:PendulumBackend", num_envs=4, num_workers=1, cameras=("front",), image_size=16, options={})
+    with Run(config) as run, closing(sim):
+        train_ppo(run, sim, pendulum_policy(), TIME_LIMITS)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
