@@ -63,7 +63,7 @@ class SftLearner:
         optimizer.step()
         policy.eval()
         return {name: float(value) for name, value in stats.items()} | {
-            "loss": float(loss),
+            "loss": float(loss.detach()),
             "gradient_norm": float(norm),
             "learning_rate": optimizer.param_groups[0]["lr"],
         }
