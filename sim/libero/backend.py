@@ -249,6 +249,8 @@ def _unpack_episode(stepper: Stepper, spec: EpisodeSpec, record: dict[str, Any])
         arrays = {name: np.frombuffer(record[name], dtype=np.float64).reshape(shape).copy() for name, shape in shapes.items()}
     except (KeyError, ValueError, TypeError) as error:
         raise SimError(f"the saved state of {spec} does not fit this MuJoCo's model of the task ({error})") from error
-    controller = ControllerState(**{name: arrays.pop(name) for name in ("goal_position", "goal_rotation", "rest_joints", "fingers")})
+    controller = ControllerState(
+        **{name: arrays.pop(name) for name in ("goal_position", "goal_rotation", "rest_joints", "fingers")}
+    )
     proprio = arrays.pop("proprio").astype(np.float32)
     return Episode(spec=spec, controller=controller, proprio=proprio, success=bool(record["success"]), **arrays)

@@ -40,9 +40,7 @@ class ControllerState:
     """Integrated gripper command in [-1, 1]: robosuite's `current_action`."""
 
     def copy(self) -> ControllerState:
-        return ControllerState(
-            self.goal_position.copy(), self.goal_rotation.copy(), self.rest_joints.copy(), self.fingers.copy()
-        )
+        return ControllerState(self.goal_position.copy(), self.goal_rotation.copy(), self.rest_joints.copy(), self.fingers.copy())
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,6 +85,19 @@ class RobotIndices:
     hand_body: int
 
 
+@dataclass(frozen=True)
+class ArmDynamics:
+    """What the controller reads of the arm, in arrays of the whole model."""
+
+    inertia: Float64[np.ndarray, "nv nv"]
+    jacobian_position: Float64[np.ndarray, "3 nv"]
+    jacobian_rotation: Float64[np.ndarray, "3 nv"]
+    qpos: Float64[np.ndarray, "nq"]
+    qvel: Float64[np.ndarray, "nv"]
+    position: Float64[np.ndarray, "3"]
+    rotation: Float64[np.ndarray, "3 3"]
+
+
 class Scene:
     """The compiled scene of one task. All slots of this task take turns in its `data`."""
 
@@ -109,6 +122,7 @@ class Scene:
         )
         self.nominal_joints: Float64[np.ndarray, "7"] = np.array(robot.init_qpos, dtype=np.float64)
         self.open_fingers: Float64[np.ndarray, "2"] = np.array(robot.gripper.init_qpos, dtype=np.float64)
+        self.reset_dynamics = self._dynamics_at_reset(robot.controller)
         self._controller = ControllerState(
             goal_position=np.array(robot.controller.goal_pos),
             goal_rotation=np.array(robot.controller.goal_ori),
@@ -129,6 +143,17 @@ class Scene:
         self.model.body_pos[:], self.model.body_quat[:] = self.problem.compiled_poses
         self.default_fixture_poses = self.fixture_poses
         self.default_site_alpha = self.site_alpha
+
+    def _dynamics_at_reset(self, controller: Any) -> ArmDynamics:
+        """What robosuite's controller saw when LIBERO's reset made it, before any initial state was written."""
+        nq, nv, arm = self.model.nq, self.model.nv, self.robot.arm_dof
+        inertia, qpos = np.zeros((nv, nv)), np.zeros(nq)
+        inertia[np.ix_(arm, arm)] = controller.mass_matrix
+        qpos[self.robot.arm_qpos] = controller.joint_pos
+        jacobians = np.zeros((2, 3, nv))
+        jacobians[:, :, arm] = controller.J_pos, controller.J_ori
+        rotation = np.array(controller.ee_ori_mat)
+        return ArmDynamics(inertia, jacobians[0], jacobians[1], qpos, np.zeros(nv), np.array(controller.ee_pos), rotation)
 
     @property
     def fixture_poses(self) -> Float64[np.ndarray, "F 7"]:

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Float64
 from vla_rl.sim.base import SimError
 from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState, arm_torques, move_fingers, set_goal
 from vla_rl.sim.libero.sampling import initial_state
-from vla_rl.sim.libero.scene import Scene
+from vla_rl.sim.libero.scene import ArmDynamics, Scene
 from vla_rl.types import EpisodeSpec
 
 SUBSTEPS = 25
@@ -55,12 +55,16 @@ class Stepper:
     def __init__(self, scene: Scene) -> None:
         model, data, robot = scene.model, scene.data, scene.robot
         self.scene = scene
-        self._qpos, self._qvel, self._bias, self._ctrl = data.qpos, data.qvel, data.qfrc_bias, data.ctrl
-        self._position = data.site_xpos[robot.grip_site]
-        self._rotation = data.site_xmat[robot.grip_site].reshape(3, 3)
-        self._hand_quaternion = data.xquat[robot.hand_body]
-        self._inertia = np.zeros((model.nv, model.nv))
-        self._jacobian_position, self._jacobian_rotation = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        self._live = ArmDynamics(
+            inertia=np.zeros((model.nv, model.nv)),
+            jacobian_position=np.zeros((3, model.nv)),
+            jacobian_rotation=np.zeros((3, model.nv)),
+            qpos=data.qpos,
+            qvel=data.qvel,
+            position=data.site_xpos[robot.grip_site],
+            rotation=data.site_xmat[robot.grip_site].reshape(3, 3),
+        )
+        self._bias, self._ctrl, self._hand_quaternion = data.qfrc_bias, data.ctrl, data.xquat[robot.hand_body]
         low, high = model.actuator_ctrlrange.T
         self._low, self._high = low[robot.arm_actuators].copy(), high[robot.arm_actuators].copy()
         self._finger_centre = 0.5 * (low + high)[robot.finger_actuators]
@@ -88,8 +92,9 @@ class Stepper:
             proprio=np.zeros(8, dtype=np.float32),
         )
         scene.active = episode
-        for _ in range(SETTLING_STEPS):
-            self.step(episode, _NO_OP)
+        for step in range(SETTLING_STEPS):
+            # robosuite's controller does not look again before its first torques: it still knows the arm of the reset.
+            self._run(episode, _NO_OP, scene.reset_dynamics if step == 0 else self._live)
         return episode
 
     def suspend(self) -> None:
@@ -120,16 +125,21 @@ class Stepper:
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise SimError(f"an action must be {ACTION_DIM} finite numbers, and this one is {action.tolist()}")
         self.activate(episode)
+        self._run(episode, action, self._live)
+
+    def _run(self, episode: Episode, action: Float64[np.ndarray, "7"], first: ArmDynamics) -> None:
+        """The substeps of one action; `first` is what the controller knows in the first of them."""
         scene = self.scene
         model, data = scene.model, scene.data
         scene.update_site_alpha()
         for substep in range(1, SUBSTEPS + 1):
             if substep == OBSERVED_SUBSTEP:
-                episode.observed_qpos = self._qpos.copy()
+                episode.observed_qpos = self._live.qpos.copy()
             mujoco.mj_step1(model, data)
+            dynamics = first if substep == 1 else self._live
             if substep == 1:
-                set_goal(episode.controller, action[:6], self._position, self._rotation)
-            self._control(episode.controller, action[6])
+                set_goal(episode.controller, action[:6], dynamics.position, dynamics.rotation)
+            self._control(episode.controller, action[6], dynamics)
             mujoco.mj_step2(model, data)
             if substep == OBSERVED_SUBSTEP:
                 episode.proprio = self._proprio()
@@ -138,24 +148,24 @@ class Stepper:
         episode.site_alpha = scene.site_alpha
         episode.success = scene.success()
 
-    def _control(self, state: ControllerState, gripper: float) -> None:
-        model, data, robot = self.scene.model, self.scene.data, self.scene.robot
-        mujoco.mj_jacSite(model, data, self._jacobian_position, self._jacobian_rotation, robot.grip_site)
+    def _control(self, state: ControllerState, gripper: float, arm: ArmDynamics) -> None:
+        model, data, robot, live = self.scene.model, self.scene.data, self.scene.robot, self._live
+        mujoco.mj_jacSite(model, data, live.jacobian_position, live.jacobian_rotation, robot.grip_site)
         if _DATA_FIRST:
-            mujoco.mj_fullM(model, data, self._inertia)
+            mujoco.mj_fullM(model, data, live.inertia)
         else:
-            mujoco.mj_fullM(model, self._inertia, data.qM)
+            mujoco.mj_fullM(model, live.inertia, data.qM)
         arm_torques(
-            self._inertia, self._jacobian_position, self._jacobian_rotation, self._qpos, self._qvel, self._bias,
-            robot.arm_qpos, robot.arm_dof, self._position, self._rotation,
+            arm.inertia, arm.jacobian_position, arm.jacobian_rotation, arm.qpos, arm.qvel, self._bias,
+            robot.arm_qpos, robot.arm_dof, arm.position, arm.rotation,
             state.goal_position, state.goal_rotation, state.rest_joints, self._low, self._high, self._torques,
         )  # fmt: skip
         self._ctrl[robot.arm_actuators] = self._torques
         self._ctrl[robot.finger_actuators] = self._finger_centre + self._finger_range * move_fingers(state, gripper)
 
     def _proprio(self) -> Float32[np.ndarray, "8"]:
-        fingers = self._qpos[self.scene.robot.finger_qpos]
-        return np.concatenate([self._position, _axis_angle(self._hand_quaternion), fingers]).astype(np.float32)
+        fingers = self._live.qpos[self.scene.robot.finger_qpos]
+        return np.concatenate([self._live.position, _axis_angle(self._hand_quaternion), fingers]).astype(np.float32)
 
 
 def _axis_angle(quaternion: Float64[np.ndarray, "4"]) -> Float64[np.ndarray, "3"]:

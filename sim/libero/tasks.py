@@ -18,10 +18,7 @@ _STANDARD_BUDGETS = {"libero_spatial": 220, "libero_object": 280, "libero_goal":
 _VARIANTS = ("lan", "object", "swap", "task")
 
 MAX_STEPS: dict[str, int] = _STANDARD_BUDGETS | {
-    f"{suite}_{variant}": budget
-    for suite, budget in _STANDARD_BUDGETS.items()
-    if suite != "libero_90"
-    for variant in _VARIANTS
+    f"{suite}_{variant}": budget for suite, budget in _STANDARD_BUDGETS.items() if suite != "libero_90" for variant in _VARIANTS
 }
 """Suite -> control steps of an episode, settling excluded (the limits of published evaluations).
 
