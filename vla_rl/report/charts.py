@@ -32,7 +32,7 @@ class Curve:
     style: str = "c1"
     """Class of its colour."""
     kind: str = "line"
-    """line | whiskers (points with intervals, joined by a thin line) | area (the band alone)."""
+    """line | whiskers (points with intervals, joined by a thin line) | stacked (the band alone)."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Chart:
     latest: str = ""
     percent: bool = False
     summary: str = ""
+    group: str = ""
 
 
 @dataclass
@@ -98,6 +99,7 @@ def make_chart(
     y_range: tuple[float, float] | None = None,
     percent: bool = False,
     note: str = "",
+    group: str = "",
 ) -> Chart:
     """Lay a chart out. The scale is logarithmic where positive values span a factor above 200."""
     curves = [_thin(curve) for curve in curves]
@@ -120,11 +122,12 @@ def make_chart(
         x_label=x_label,
         drawings=drawings,
         x_ticks=[Tick(100 * x_axis.place(v), f"{v:,.0f}") for v in x_axis.ticks],
-        y_ticks=[Tick(100 * y_axis.place(v), format_value(v, percent)) for v in y_axis.ticks],
+        y_ticks=[Tick(100 * y_axis.place(v), text) for v, text in zip(y_axis.ticks, _tick_labels(y_axis, percent), strict=True)],
         x_range=(x_axis.low, x_axis.high),
         note=" ".join(filter(None, notes)),
         latest=format_value(last, percent),
         percent=percent,
+        group=group,
         summary=f"from {format_value(first, percent)} to {format_value(last, percent)}",
     )
 
@@ -134,18 +137,33 @@ def slug(*words: str) -> str:
 
 
 def format_value(value: float | None, percent: bool = False) -> str:
-    """Three significant digits, or a whole percentage."""
+    """Four significant digits, or a percentage with three."""
     if value is None:
         return "none"
     if percent:
-        return f"{100 * value:.0f}%"
+        return format_value(float(f"{100 * value:.3g}")) + "%"
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
-        text = f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+        text = f"{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def _tick_labels(axis: Axis, percent: bool) -> list[str]:
+    """Labels with as many decimals as the step between ticks needs, the same for all of an axis."""
+    scale = 100.0 if percent else 1.0
+    step = scale * (axis.ticks[1] - axis.ticks[0])
+    largest = scale * max(abs(tick) for tick in axis.ticks)
+    if axis.log:
+        return [format_value(tick, percent) for tick in axis.ticks]
+    if step < 1e-4 or largest >= 1e6:
+        exponent = math.floor(math.log10(largest))
+        decimals = max(0, exponent - math.floor(math.log10(step) + 1e-9))
+        return [f"{scale * tick / 10.0**exponent:.{decimals}f}e{exponent}" if tick else "0" for tick in axis.ticks]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [f"{scale * tick + 0.0:,.{decimals}f}" + ("%" if percent else "") for tick in axis.ticks]
 
 
 def _ends(curves: Sequence[Curve]) -> tuple[float | None, float | None]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from vla_rl.report import sections
 from vla_rl.report.charts import format_value
 from vla_rl.report.run_files import RunFiles, read_run
-from vla_rl.report.titles import phase_title
+from vla_rl.report.titles import ENVIRONMENT, phase_title
 from vla_rl.run import RunError
 
 RUN_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "evaluation")
@@ -61,6 +61,7 @@ def render(run: RunFiles) -> str:
     return environment.get_template("page.html").render(
         run=run,
         name=run.directory.resolve().name,
+        env_names=ENVIRONMENT,
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=Markup(source["page.css"]),
         script=Markup(script),
@@ -74,7 +75,7 @@ def _parts(run: RunFiles) -> dict[str, Any]:
     return {
         "headline": sections.headline(run),
         "success": sections.success_charts(run),
-        "phases": [(phase, phase_title(phase), sections.metric_groups(run, phase)) for phase in run.series],
+        "phases": [(phase, phase_title(phase), sections.metric_charts(run, phase)) for phase in run.series],
         "tasks": sections.task_rows(run),
         "evaluations": sections.evaluation_rows(run),
         "videos": sections.videos(run),
@@ -84,9 +85,11 @@ def _parts(run: RunFiles) -> dict[str, Any]:
 
 
 def duration(seconds: float | None) -> str:
-    """4.2 s, 3 min 20 s, 2 h 5 min"""
+    """35 ms, 4.2 s, 3 min 20 s, 2 h 5 min"""
     if seconds is None:
         return "unknown"
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 100:
         return f"{format_value(float(f'{seconds:.3g}'))} s"
     minutes, rest = divmod(round(seconds), 60)

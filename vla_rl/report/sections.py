@@ -88,10 +88,10 @@ def _when(evaluation: Mapping[str, Any]) -> str:
 
 def _verdict(low: float, high: float) -> str:
     if low > 0:
-        return "The improvement is larger than chance explains (the 95% interval of the difference lies above zero)."
+        return "Chance alone does not explain the improvement: the 95% interval of the difference lies above zero."
     if high < 0:
-        return "Success fell, by more than chance explains (the 95% interval of the difference lies below zero)."
-    return "Chance alone could explain the difference (its 95% interval includes zero): more episodes would tell."
+        return "Success fell, and chance alone does not explain it: the 95% interval of the difference lies below zero."
+    return "Chance alone could explain the difference: its 95% interval includes zero. More episodes would tell."
 
 
 def _caveat(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
@@ -189,23 +189,21 @@ def _evaluation_curves(phase: str, evaluations: Sequence[Mapping[str, Any]]) -> 
     return curves
 
 
-def metric_groups(files: RunFiles, phase: str) -> list[tuple[str, list[Chart]]]:
+def metric_charts(files: RunFiles, phase: str) -> list[Chart]:
     """Every other metric of a phase as a small chart, in groups by what stands before the slash."""
     groups: dict[str, list[Chart]] = {}
     for key, series in files.series[phase].items():
-        prefix, slash, _ = key.rpartition("/")
-        if prefix == "time" or (key in SHOWN_ELSEWHERE and _rollout_counts(files, phase)):
-            continue
-        groups.setdefault(prefix if slash else "", []).append(_metric_chart(series))
+        prefix = key.rpartition("/")[0]
+        if prefix != "time" and not (key in SHOWN_ELSEWHERE and _rollout_counts(files, phase)):
+            groups.setdefault(prefix, []).append(_metric_chart(series, GROUPS.get(prefix, prefix)))
     used = list(GROUPS)
-    order = sorted(groups, key=lambda prefix: (used.index(prefix) if prefix in used else len(used), prefix != "", prefix))
-    return [(GROUPS.get(prefix, prefix), groups[prefix]) for prefix in order]
+    order = sorted(groups, key=lambda prefix: (prefix != "", used.index(prefix) if prefix in used else len(used), prefix))
+    return [chart for prefix in order for chart in groups[prefix]]
 
 
-def _metric_chart(series: Series) -> Chart:
+def _metric_chart(series: Series, group: str) -> Chart:
     title = title_of(series.key)
-    group = series.key.partition("/")[0]
-    style = {"policy": "c1", "value": "c3", "speed": "c2", "rollout": "c4"}.get(group, "c1")
+    style = {"value": "c3", "speed": "c2", "rollout": "c4"}.get(series.key.partition("/")[0], "c1")
     return make_chart(
         title.text,
         [Curve(series.key, series.steps, series.values, phase=series.phase, key=series.key, style=style)],
@@ -214,6 +212,7 @@ def _metric_chart(series: Series) -> Chart:
         x_label=step_name(series.phase),
         percent=title.percent,
         note=title.note,
+        group=group,
     )
 
 
@@ -332,7 +331,7 @@ def _time_chart(phase: str, names: Sequence[str], parts: Mapping[str, Series]) -
         at = dict(zip(parts[name].steps, parts[name].values, strict=True))
         above = [base + (at.get(step) or 0.0) for base, step in zip(below, steps, strict=True)]
         style = PART_STYLES.get(name, "c5")
-        curves.append(Curve(name, steps, [at.get(s) for s in steps], below, above, phase, f"time/{name}", style, "area"))
+        curves.append(Curve(name, steps, [at.get(s) for s in steps], below, above, phase, f"time/{name}", style, "stacked"))
         below = above
     return make_chart(
         f"Seconds of each {step_name(phase)}", curves, chart_id=slug(phase, "time"), unit="s, stacked", x_label=step_name(phase)

@@ -16,6 +16,8 @@ PHASES = {"sft": "Supervised fine-tuning", "ppo": "Reinforcement learning (PPO)"
 STEP_NAMES = {"sft": "optimiser step"}
 """Elsewhere a step is an iteration: one round of rollouts and updates."""
 
+ENVIRONMENT = {"cpu": "CPU", "cpu_cores": "CPU cores", "memory_gib": "memory (GiB)", "os": "operating system"}
+
 GROUPS = {
     "rollout": "Rollouts",
     "policy": "Policy",
@@ -52,8 +54,8 @@ TITLES = {
     "value/gradient_norm": Title("Value gradient norm", "", "Before clipping."),
     "update/steps": Title("Optimiser steps of a round", "steps"),
     "update/stopped_by_kl": Title("Updates stopped by the KL limit", "1 = yes"),
-    "speed/env_steps_per_s": Title("Environment steps", "1/s", "Control steps of all environments a second of acting."),
-    "speed/turns_per_s": Title("Turns", "1/s", "Decisions of the policy a second of acting."),
+    "speed/env_steps_per_s": Title("Environment steps", "per second", "Control steps of all environments a second of acting."),
+    "speed/turns_per_s": Title("Turns", "per second", "Decisions of the policy a second of acting."),
     "speed/frames": Title("Frames rendered in a round", "frames"),
 }
 

@@ -5,9 +5,11 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from vla_rl.evaluate import wilson_interval
 from vla_rl.metrics import MetricsLogger, describe_machine
+from vla_rl.report import write_report
 from vla_rl.video import outline, upscale, write_video
 
 INSTRUCTIONS = {0: "put the <b>bowl</b> on the plate & wait", 1: 'open the "top" drawer'}
@@ -96,3 +98,11 @@ def example_run(directory: Path, sft_steps: int = 60, iterations: int = 30) -> P
     write_evaluation(directory, "iteration_000020", 20, (31, 24))
     write_evaluation(directory, "final", 30, (37, 30), filmed=2)
     return directory
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example run with its report written."""
+    run = example_run(tmp_path_factory.mktemp("report") / "finished <run>")
+    write_report(run)
+    return run
