@@ -33,7 +33,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(buffer: bytearray) -> list[Message]:
-    """Take the complete messages off the front of `buffer`; raises `ValueError` for an impossible length."""
+    """Take the complete messages off the front of `buffer`; raises `ValueError` for what is no message."""
     messages, start = [], 0
     while len(buffer) - start >= _HEADER.size:
         (length,) = _HEADER.unpack_from(buffer, start)

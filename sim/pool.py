@@ -8,91 +8,26 @@ Legend: B environments (rows), A actions of a chunk, D action size, P propriocep
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import msgpack
 import numpy as np
 from jaxtyping import Float32
 
-import vla_rl
 from vla_rl.sim.base import SimError
 from vla_rl.sim.channel import Message
-from vla_rl.sim.placement import place
-from vla_rl.sim.supervisor import Command, Supervisor, WorkerProcess, WorkerSettings
+from vla_rl.sim.episode import Episode, plain_spec
+from vla_rl.sim.pool_options import PoolOptions, lay_out_workers
+from vla_rl.sim.supervisor import Supervisor
+from vla_rl.sim.worker_process import Command, WorkerSettings
 from vla_rl.types import EpisodeSpec, Observation, Turn
 
 _FIRST_CHUNK_LENGTH = 16
-_STATE_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Episode:
-    """The running or finished episode of one row."""
-
-    spec: EpisodeSpec
-    instruction: str
-    max_steps: int
-    state: bytes
-    """The backend's."""
-    steps: int = 0
-    success: bool = False
-    terminated: bool = False
-    truncated: bool = False
-
-    @property
-    def is_live(self) -> bool:
-        return not (self.terminated or self.truncated)
-
-    def to_bytes(self) -> bytes:
-        record = {**vars(self), "spec": self.spec.to_dict()}
-        return msgpack.packb({"format": _STATE_FORMAT, **record}, use_bin_type=True)
-
-    @staticmethod
-    def from_bytes(data: bytes) -> Episode:
-        """Raises `SimError` for bytes that `to_bytes` did not make."""
-        try:
-            record = msgpack.unpackb(data, raw=False)
-            if record.pop("format") != _STATE_FORMAT:
-                raise ValueError("it comes from another version")
-            return Episode(**{**record, "spec": EpisodeSpec.from_dict(record["spec"])})
-        except Exception as error:
-            raise SimError(f"these bytes are not a saved state of a simulator ({type(error).__name__}: {error})") from None
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """Options of `make_sim` that are the pool's own; all others go to the backend."""
-
-    python: str = sys.executable
-    """Interpreter of the workers; another one needs this package (without its dependencies), numpy, msgpack and jaxtyping."""
-    hang_timeout: float = 120.0
-    """s without a control step or frame until a worker is killed and replaced."""
-    reset_timeout: float | None = None
-    """s that a worker's start, or one reset or load, may take; default: five hang timeouts, at least 60 s."""
-    devices: tuple[int, ...] = ()
-    """EGL device ids for rendering, shared out over the workers; default: MuJoCo's choice."""
-    pin_cpus: bool = True
-    """Give each worker its own CPU cores when there are enough."""
-    environment: Mapping[str, str] | None = None
-    """Additional environment variables of the workers."""
-
-    @staticmethod
-    def split(options: Mapping[str, Any]) -> tuple[PoolOptions, dict[str, Any]]:
-        """The pool's options, checked, and the backend's."""
-        names = PoolOptions.__dataclass_fields__
-        own = PoolOptions(**{name: value for name, value in options.items() if name in names})
-        for name in ("hang_timeout", "reset_timeout"):
-            value = getattr(own, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise SimError(f"{name} must be a positive number of seconds, not {value!r}")
-        return own, {name: value for name, value in options.items() if name not in names}
 
 
 class SimPool:
@@ -136,14 +71,13 @@ class SimPool:
             reset_timeout=own.reset_timeout or max(60.0, 5 * own.hang_timeout),
         )
         self.frames_rendered = 0
-        self.env_steps = 0
-        """Control steps so far, over all environments."""
-        self.timings: Mapping[str, float] = {"simulation": 0.0, "rendering": 0.0, "reset": 0.0}
-        """s spent so far in each part, added up over the workers."""
+        self._spent: dict[str, float] = dict.fromkeys(("simulation", "rendering", "reset", "env_steps", "turns", "frames"), 0)
+        self.timings: Mapping[str, float] = MappingProxyType(self._spent)
+        self._backend = backend
         self._episodes: list[Episode | None] = [None] * self.num_envs
         self._errors: dict[int, str] = {}
         self._is_closed = False
-        self._supervisor = Supervisor(settings, _workers(self.num_envs, self.num_workers, own, cores))
+        self._supervisor = Supervisor(settings, lay_out_workers(self.num_envs, self.num_workers, own, cores))
         try:
             self._supervisor.start()
         except BaseException:
@@ -168,19 +102,20 @@ class SimPool:
         then no row has changed. A row whose environment fails in another way is reported in the `errors` of the turns.
         """
         self._check_open()
+        if isinstance(specs, EpisodeSpec):
+            raise SimError("reset takes a list of episode specs, one per environment, not a single one")
         rows = self._check_rows(specs, env_ids)
-        plain = [_plain_spec(spec, row) for spec, row in zip(specs, rows, strict=True)]
+        plain = [plain_spec(spec) for spec in specs]
         commands = [Command("reset", row, {"spec": spec.to_dict()}) for spec, row in zip(plain, rows, strict=True)]
-        replies = self._run(commands)
-        refusals = {row: reply["message"] for row, reply in replies.items() if reply.get("refused")}
-        if refusals:
-            self._supervisor.forget(rows)
-            row, reason = min(refusals.items())
-            raise SimError(f"environment {row}: {reason}")
-        for spec, row in zip(plain, rows, strict=True):
-            if self._keep(row, spec, replies[row]):
-                begun = replies[row]
-                self._episodes[row] = Episode(spec, begun["instruction"], begun["max_steps"], begun["state"])
+        with self._void_on_error(rows):
+            replies = self._run(commands)
+            for row in rows:
+                if replies[row].get("refused"):
+                    raise SimError(f"environment {row}: {replies[row]['message']}")
+            for spec, row in zip(plain, rows, strict=True):
+                if self._keep(row, spec, replies[row]):
+                    begun = replies[row]
+                    self._episodes[row] = Episode(spec, begun["instruction"], begun["max_steps"], begun["state"])
         return self._observation()
 
     def step_chunk(self, actions: Float32[np.ndarray, "B A D"]) -> Turn:
@@ -198,14 +133,15 @@ class SimPool:
             Command("step", row, {"length": length, "budget": episode.max_steps - episode.steps}, episode.state)
             for row, episode in live.items()
         ]
-        replies = self._run(commands)
         rewards = np.zeros((self.num_envs, length), np.float32)
         executed = np.zeros((self.num_envs, length), np.bool_)
-        for row, episode in live.items():
-            if self._keep(row, episode.spec, replies[row]):
-                self._episodes[row] = after = _advance(episode, replies[row])
-                rewards[row] = self._supervisor.arrays.rewards[row, :length]
-                executed[row, : after.steps - episode.steps] = True
+        with self._void_on_error(live):
+            replies = self._run(commands)
+            for row, episode in live.items():
+                if self._keep(row, episode.spec, replies[row]):
+                    self._episodes[row] = after = episode.after(replies[row])
+                    rewards[row] = self._supervisor.arrays.rewards[row, :length]
+                    executed[row, : after.steps - episode.steps] = True
         return self._turn(rewards, executed)
 
     def save_state(self, env_id: int) -> bytes:
@@ -214,7 +150,7 @@ class SimPool:
         episode = self._episodes[self._check_row(env_id)]
         if episode is None:
             raise SimError(f"environment {env_id} has no episode to save; reset it first")
-        return episode.to_bytes()
+        return episode.to_bytes(self._backend)
 
     def load_state(self, env_id: int, state: bytes) -> Observation:
         """Continue from a saved state in any row of any simulator with the same settings.
@@ -224,13 +160,13 @@ class SimPool:
         """
         self._check_open()
         row = self._check_row(env_id)
-        episode = Episode.from_bytes(state)
-        reply = self._run([Command("load", row, {"state": episode.state})])[row]
-        if "error" in reply:
-            self._supervisor.forget([row])
-            raise SimError(f"environment {row} cannot continue from this state: {reply['message']}")
-        self._keep(row, episode.spec, reply)
-        self._episodes[row] = episode
+        episode = Episode.from_bytes(state, self._backend)
+        with self._void_on_error([row]):
+            reply = self._run([Command("load", row, {"state": episode.state})])[row]
+            if "error" in reply:
+                raise SimError(f"environment {row} cannot continue from this state: {reply['message']}")
+            self._keep(row, episode.spec, reply)
+            self._episodes[row] = episode
         return self._observation()
 
     def close(self) -> None:
@@ -244,17 +180,24 @@ class SimPool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def _void_on_error(self, rows: Iterable[int]) -> Iterator[None]:
+        """Around a request and the taking over of its results: cut short, also by Ctrl-C, rows go on from what is kept here."""
+        try:
+            yield
+        except BaseException:
+            self._supervisor.forget(rows)
+            raise
+
     def _run(self, commands: list[Command]) -> dict[int, Message]:
         """Have the workers do the commands; answer by row."""
         replies: dict[int, Message] = {}
 
         def on_reply(command: Command, reply: Message) -> None:
             replies[command.row] = reply
-            spent = reply["spent"]
-            self.frames_rendered += spent.pop("frames", 0)
-            self.env_steps += spent.pop("env_steps", 0)
-            for part, seconds in spent.items():
-                self.timings[part] += seconds
+            for part, amount in reply["spent"].items():
+                self._spent[part] += amount
+            self.frames_rendered = int(self._spent["frames"])
 
         self._supervisor.run(commands, on_reply)
         return replies
@@ -306,6 +249,8 @@ class SimPool:
         return row
 
     def _check_rows(self, specs: Sequence[EpisodeSpec], env_ids: Sequence[int] | None) -> list[int]:
+        if env_ids is None and len(specs) > self.num_envs:
+            raise SimError(f"{len(specs)} episode specs are too many for {self.num_envs} environments")
         rows = [self._check_row(row) for row in (range(len(specs)) if env_ids is None else env_ids)]
         if len(specs) != len(rows):
             raise SimError(f"{len(specs)} episode specs cannot start in {len(rows)} environments; give one spec per row")
@@ -330,19 +275,6 @@ class SimPool:
         return actions
 
 
-def _advance(episode: Episode, reply: Message) -> Episode:
-    """The episode after a chunk; it is truncated when its time is used up and the task has not ended."""
-    steps = episode.steps + reply["executed"]
-    return replace(
-        episode,
-        steps=steps,
-        success=reply["success"],
-        terminated=reply["terminated"],
-        truncated=steps >= episode.max_steps and not reply["terminated"],
-        state=reply["state"],
-    )
-
-
 def _positive(value: int, name: str) -> int:
     try:
         number = operator.index(value)
@@ -351,43 +283,3 @@ def _positive(value: int, name: str) -> int:
     if number < 1:
         raise SimError(f"{name} must be a whole number of at least 1, not {value!r}")
     return number
-
-
-def _plain_spec(spec: EpisodeSpec, row: int) -> EpisodeSpec:
-    """The spec with plain ints, which numpy's are not."""
-    try:
-        return EpisodeSpec(
-            suite=str(spec.suite),
-            task_id=operator.index(spec.task_id),
-            init_state_id=None if spec.init_state_id is None else operator.index(spec.init_state_id),
-            seed=operator.index(spec.seed),
-        )
-    except (TypeError, AttributeError):
-        raise SimError(f"environment {row}: an episode needs an EpisodeSpec with whole numbers, not {spec!r}") from None
-
-
-def _workers(num_envs: int, num_workers: int, options: PoolOptions, cores: Sequence[int]) -> list[WorkerProcess]:
-    """Rows, device, cores and environment variables of each worker."""
-    placement = place(num_envs, num_workers, [1.0] * max(1, len(options.devices)))
-    workers = []
-    for index in range(num_workers):
-        variables = _environment(options)
-        if options.devices:
-            variables["MUJOCO_EGL_DEVICE_ID"] = str(options.devices[placement.device_of_worker[index]])
-        cpus = None
-        if options.pin_cpus and len(cores) >= num_workers:
-            cpus = frozenset(cores[index * len(cores) // num_workers : (index + 1) * len(cores) // num_workers])
-        workers.append(WorkerProcess(index, placement.rows(index), variables, cpus))
-    return workers
-
-
-def _environment(options: PoolOptions) -> dict[str, str]:
-    variables = {"MUJOCO_GL": "egl", **os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
-    home = str(Path(vla_rl.__file__).parents[1])
-    if options.python == sys.executable:
-        # As the parent imports, so does the worker: also from folders that were put on the path by hand.
-        variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    elif Path(home).name not in ("site-packages", "dist-packages"):
-        # From a checkout; a packages folder of this interpreter would hide those of the other one.
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-    return {**variables, **(options.environment or {})}

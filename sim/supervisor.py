@@ -1,111 +1,23 @@
-"""The parent's side of the worker processes: starts, watches, kills and restarts them, and repeats what a death interrupted."""
+"""Watches the worker processes of a simulator, restarts them, and repeats what a death interrupted."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import selectors
-import signal
 import socket
 import subprocess
-import threading
 import time
 import weakref
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from vla_rl.sim.base import SimError
-from vla_rl.sim.channel import Message, PollingChannel, SharedArrays
+from vla_rl.sim.channel import Message, SharedArrays
+from vla_rl.sim.worker_process import CLOSE_SECONDS, Command, WorkerProcess, WorkerSettings
 
 MAX_DEATHS = 3
 """Deaths over the same environment within one request before that environment's episode is given up."""
-_LOG_BYTES = 1 << 15
-_LOG_LINES = 20
-_CLOSE_SECONDS = 5.0
-
-
-@dataclass
-class Command:
-    """One row's part of a request."""
-
-    op: Literal["reset", "load", "step"]
-    row: int
-    body: Message
-    state: bytes | None = None
-    """Where a step continues; it travels only to a worker that does not hold this row's episode."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What every worker of a pool is started with."""
-
-    backend: str
-    cameras: tuple[str, ...]
-    image_size: int
-    num_envs: int
-    num_workers: int
-    options: Mapping[str, Any]
-    python: str
-    hang_timeout: float
-    """s without a heartbeat until a worker counts as dead."""
-    reset_timeout: float
-    """s that the start of a worker, or the reset or load of one environment, may take."""
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.num_workers,
-            "num_envs": self.num_envs,
-            "cameras": list(self.cameras),
-            "image_size": self.image_size,
-        }
-
-
-@dataclass
-class WorkerProcess:
-    """One worker as its parent sees it; the process behind it may change."""
-
-    index: int
-    rows: tuple[int, ...]
-    environment: Mapping[str, str]
-    cpus: frozenset[int] | None
-    process: subprocess.Popen[bytes] | None = None
-    channel: PollingChannel | None = None
-    log: bytearray = field(default_factory=bytearray)
-    """The end of what the worker printed."""
-    chunk_length: int = 0
-    """The longest chunk that its shared memory is mapped for."""
-    waiting: deque[Command | str] = field(default_factory=deque)
-    """Sent and not answered, oldest first; a string is an errand of the supervisor itself."""
-    goals: list[Command] = field(default_factory=list)
-    """What the request still wants from this worker."""
-    resident: set[int] = field(default_factory=set)
-    """Rows whose present state the process holds."""
-    deaths: Counter[int | None] = field(default_factory=Counter)
-    """Deaths within the request, by the row at work; None: before any row."""
-    last_beat: tuple[int, float] = (-1, 0.0)
-    """Heartbeat and the time (s, monotonic) when it changed."""
-
-    @property
-    def pid(self) -> int | None:
-        return None if self.process is None else self.process.pid
-
-    def read_log(self, fd: int) -> bool:
-        """Take over what the worker printed; False at its end."""
-        while True:
-            try:
-                data = os.read(fd, 1 << 16)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            self.log += data
-            del self.log[:-_LOG_BYTES]
-
-    def last_lines(self) -> str:
-        return "\n".join(self.log.decode(errors="replace").strip().splitlines()[-_LOG_LINES:])
 
 
 class Supervisor:
@@ -116,7 +28,7 @@ class Supervisor:
 
     def __init__(self, settings: WorkerSettings, workers: list[WorkerProcess]) -> None:
         self.settings, self.workers = settings, workers
-        self.sizes: dict[str, int] = {}
+        self.sizes: dict[str, Any] = {}
         self._has_started = False
         self._on_reply: Callable[[Command, Message], None] | None = None
         self._memory_fd = os.memfd_create("vla_rl_sim", os.MFD_CLOEXEC)
@@ -210,7 +122,10 @@ class Supervisor:
         assert channel is not None
         is_open = True
         if events & selectors.EVENT_READ:
-            messages, is_open = channel.receive()
+            try:
+                messages, is_open = channel.receive()
+            except ValueError as error:
+                return self._survive_death(worker, f"sent something that is no message ({error})")
             for message in messages:
                 self._handle(worker, message)
                 if worker.channel is not channel:
@@ -241,9 +156,7 @@ class Supervisor:
             self._answer(done, message)
         elif "error" in message:
             if not self._has_started:
-                error = SimError(f"the simulator {self.settings.backend} did not start: {message['message']}")
-                error.add_note(message["error"])
-                raise error
+                raise _start_error(f"{self.settings.backend}: {message['message']}", message["error"])
             worker.waiting.appendleft(done)
             self._survive_death(worker, f"did not start again:\n{message['error']}")
         elif done == "start":
@@ -262,38 +175,24 @@ class Supervisor:
         worker.deaths[row] += 1
         is_broken = not self._has_started and status.startswith("exited")
         if worker.deaths[row] >= MAX_DEATHS or is_broken:
-            printed = f"; the last lines it printed:\n{worker.last_lines()}" if worker.log.strip() else ""
-            text = f"worker {worker.index} of {self.settings.backend} {reason}{printed}"
+            printed = worker.last_lines()
+            text = f"worker {worker.index} of {self.settings.backend} {reason}"
             if not self._has_started:
-                raise SimError(f"the simulator did not start: {text}")
+                raise _start_error(f"{text}: {printed[-1]}" if printed else text, "\n".join(printed))
             text = f"given up after {worker.deaths[row]} deaths in one request: {text}"
+            error = "\n".join([f"{text}; the last lines it printed:", *printed] if printed else [text])
             for goal in [goal for goal in worker.goals if row is None or goal.row == row]:
                 worker.goals.remove(goal)
-                self._answer(goal, {"error": text, "message": text.splitlines()[0], "refused": False, "spent": {}})
+                self._answer(goal, {"error": error, "message": text, "refused": False, "spent": {}})
         if worker.goals or not self._has_started:
             self._send_goals(worker)
 
     def _bury(self, worker: WorkerProcess) -> str:
-        """Kill a worker's process if it still runs, and say how it ended; its rows live on in their saved states."""
-        process, channel = worker.process, worker.channel
-        worker.waiting.clear()
-        worker.resident.clear()
-        worker.process = worker.channel = None
-        worker.chunk_length = 0
-        if process is None:
-            return "was not running"
-        assert process.stdout is not None
-        process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_CLOSE_SECONDS)
-        if channel is not None:
-            self._selector.unregister(channel.sock)
-            channel.sock.close()
-            worker.read_log(process.stdout.fileno())
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(process.stdout)
-        process.stdout.close()
-        return _describe_end(process.returncode)
+        """Kill a worker and say how it ended; its rows live on in their saved states."""
+        for end in worker.ends():
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(end)
+        return worker.kill()
 
     def _send_goals(self, worker: WorkerProcess) -> None:
         """Queue everything that leads to the worker's goals, from the start of its process if need be."""
@@ -317,59 +216,17 @@ class Supervisor:
             self._survive_death(worker)
 
     def _spawn(self, worker: WorkerProcess) -> None:
-        """Start the process and tell it what to simulate."""
-        ours, theirs = socket.socketpair()
-        is_main_thread = threading.current_thread() is threading.main_thread()
-        numbers = (theirs.fileno(), self._memory_fd, os.getpid(), int(is_main_thread))
         self.arrays.heartbeats[worker.index] = 0
-        try:
-            worker.process = subprocess.Popen(
-                [self.settings.python, "-m", "vla_rl.sim.worker", *map(str, numbers)],
-                pass_fds=(theirs.fileno(), self._memory_fd),
-                env=dict(worker.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C goes to the terminal's whole process group; it is the parent's to handle.
-                start_new_session=True,
-            )
-        except OSError as error:
-            ours.close()
-            raise SimError(f"cannot start a worker with python={self.settings.python!r}: {error.strerror}") from None
-        finally:
-            theirs.close()
-        with contextlib.suppress(OSError):
-            if worker.cpus is not None:
-                os.sched_setaffinity(worker.process.pid, worker.cpus)
-        assert worker.process.stdout is not None
-        os.set_blocking(worker.process.stdout.fileno(), False)
-        worker.log.clear()
-        worker.channel = PollingChannel(ours)
-        self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
-        worker.channel.queue(
-            {
-                "op": "start",
-                "index": worker.index,
-                "rows": list(worker.rows),
-                "shape": self.settings.shape,
-                "backend": self.settings.backend,
-                "options": dict(self.settings.options),
-                "patience": self.settings.reset_timeout,
-            }
-        )
-        worker.waiting.append("start")
+        worker.spawn(self.settings, self._memory_fd)
+        for end in worker.ends():
+            self._selector.register(end, selectors.EVENT_READ, worker)
 
 
-def _describe_end(returncode: int | None) -> str:
-    if returncode is None:
-        return "could not be killed"
-    if returncode >= 0:
-        return f"exited with status {returncode}"
-    try:
-        return f"was killed by {signal.Signals(-returncode).name}"
-    except ValueError:
-        return f"was killed by signal {-returncode}"
+def _start_error(reason: str, details: str) -> SimError:
+    """One line for a person, and what lies behind it for a developer."""
+    error = SimError(f"the simulator did not start: {reason}")
+    error.add_note(details)
+    return error
 
 
 def _close(owner: int, workers: Iterable[WorkerProcess], selector: selectors.BaseSelector, memory_fd: int) -> None:
@@ -379,8 +236,11 @@ def _close(owner: int, workers: Iterable[WorkerProcess], selector: selectors.Bas
     running = [worker for worker in workers if worker.process is not None]
     for worker in running:
         if worker.channel is not None:
+            # A child that was forked from this process may hold a copy of the socket; closing ours would not end theirs.
+            with contextlib.suppress(OSError):
+                worker.channel.sock.shutdown(socket.SHUT_RDWR)
             worker.channel.sock.close()
-    deadline = time.monotonic() + _CLOSE_SECONDS
+    deadline = time.monotonic() + CLOSE_SECONDS
     for worker in running:
         process = worker.process
         assert process is not None and process.stdout is not None
@@ -388,7 +248,7 @@ def _close(owner: int, workers: Iterable[WorkerProcess], selector: selectors.Bas
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(_CLOSE_SECONDS)
+            process.wait(CLOSE_SECONDS)
         process.stdout.close()
         worker.process = worker.channel = None
     selector.close()

@@ -140,7 +140,7 @@ class Worker:
         return {
             "instruction": str(self._backend.instruction(slot)),
             "max_steps": limit,
-            "state": self._backend.save_state(slot),
+            "state": bytes(self._backend.save_state(slot)),
         }
 
     def _step(self, message: Message) -> Message:
@@ -164,12 +164,13 @@ class Worker:
                 if terminated:
                     break
         self._add("env_steps", executed)
+        self._add("turns", 1)
         self._observe(row)
         return {
             "executed": executed,
             "success": success,
             "terminated": terminated,
-            "state": backend.save_state(slot),
+            "state": bytes(backend.save_state(slot)),
         }
 
     def _of(self, message: Message) -> tuple[Backend, int]:
@@ -179,9 +180,13 @@ class Worker:
     def _observe(self, row: int) -> None:
         assert self._backend is not None
         slot = self._slots[row]
-        self._arrays.proprio[row] = self._backend.proprio(slot)
-        for frames in self._arrays.images.items():
-            camera, images = frames
+        proprio = np.asarray(self._backend.proprio(slot))
+        if proprio.shape != self._arrays.proprio[row].shape:
+            raise ValueError(
+                f"proprioception of shape {list(proprio.shape)} where {list(self._arrays.proprio[row].shape)} was promised"
+            )
+        self._arrays.proprio[row] = proprio
+        for camera, images in self._arrays.images.items():
             with self._timed("rendering"):
                 self._backend.render(slot, camera, images[row])
             self._add("frames", 1)
@@ -204,12 +209,10 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, SimError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def _die_with(parent: int) -> None:
+def _die_with_parent() -> None:
     """Have the kernel end this process with its parent's first thread: that helps even when it is stopped."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def main(arguments: list[str]) -> None:
@@ -220,7 +223,11 @@ def main(arguments: list[str]) -> None:
     faulthandler.enable()
     # The signal follows the thread that started this process, not the parent itself: a helper thread's end must not kill us.
     if spawned_by_main_thread:
-        _die_with(parent)
+        _die_with_parent()
+    if os.getppid() != parent:
+        sys.exit(
+            "the process that asked for this worker is not its parent: it has ended, or its `python` is a wrapper without exec"
+        )
     worker = Worker(BlockingChannel(socket.socket(fileno=socket_fd)), memory_fd, parent)
     status: Any = 1
     try:

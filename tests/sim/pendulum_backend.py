@@ -20,8 +20,8 @@ from vla_rl.sim.base import SimError, StepResult
 from vla_rl.types import EpisodeSpec
 
 _MODEL = """
-<mujoco><option timestep="0.01" integrator="RK4"/><worldbody>
-  <light pos="0 -1 2"/><camera name="front" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
+<mujoco><option timestep="0.01" integrator="RK4"/><visual><quality shadowsize="0" offsamples="0"/></visual><worldbody>
+  <light pos="0 -1 2" castshadow="false"/><camera name="front" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
   <camera name="side" pos="3 0 0" xyaxes="0 1 0 0 0 1"/>
   <body><joint name="hinge" type="hinge" axis="0 1 0" damping="0.05"/>
     <geom type="capsule" fromto="0 0 0 0 0 -1" size="0.05" rgba="1 0.3 0.1 1"/></body>
