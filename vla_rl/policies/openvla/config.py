@@ -38,6 +38,8 @@ class LanguageConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     max_positions: int = 2048
+    initializer_range: float = 0.02
+    """Standard deviation of new weights; about width^-0.5, or a small model from scratch hardly moves at first."""
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class OpenVLAModel(nn.Module):
                 rms_norm_eps=language.norm_eps,
                 rope_theta=language.rope_theta,
                 max_position_embeddings=language.max_positions,
+                initializer_range=language.initializer_range,
                 tie_word_embeddings=False,
                 use_cache=False,
                 bos_token_id=None,
@@ -144,9 +145,9 @@ class OpenVLAModel(nn.Module):
         )
         self.value_head = ValueHead(width, config.value_width)
         if config.camera_embedding:
-            self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), width) * 0.02)
+            self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), width) * language.initializer_range)
         if config.slot_embedding == "learned":
-            self.slot_embedding = nn.Parameter(torch.randn(config.num_slots, width) * 0.02)
+            self.slot_embedding = nn.Parameter(torch.randn(config.num_slots, width) * language.initializer_range)
         self.register_buffer("proprio_centre", torch.tensor(config.proprio_centre), persistent=False)
         self.register_buffer("proprio_scale", torch.tensor(config.proprio_scale), persistent=False)
 
