@@ -14,14 +14,12 @@ __all__ = ["ActionEvaluation", "Policy", "PolicyError", "load_policy"]
 
 
 def load_policy(path: str | Path, device: Any = None) -> OpenVLAPolicy:
-    """The policy in the folder `path`, in evaluation mode, on `device` (default: the CPU).
+    """The policy of a run directory, a checkpoint or a policy folder, in evaluation mode, on `device` (default: the CPU).
 
     Raises `PolicyError`, in one line, when there is none, when a file is missing or broken, or when the weights are of
     another architecture.
     """
+    from vla_rl.policies.locate import policy_folder
     from vla_rl.policies.openvla.checkpoint import load
 
-    folder = Path(path)
-    if not folder.is_dir():
-        raise PolicyError(f"there is no policy at {folder}: not a folder")
-    return load(folder, device)
+    return load(policy_folder(Path(path)), device)
