@@ -5,6 +5,8 @@ Legend: P candidate positions, S samples along the finger axis, W samples across
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +26,11 @@ PALM = 0.034
 PALM_HALF = (0.105, 0.034)
 """Half size of the hand along and across the finger axis."""
 CLEARANCE = 0.004
+DEPTHS = (0.03, 0.014)
+"""How far below its top an object may be gripped: deep for stability, shallow where a wall slopes."""
 SPACING = 0.004
-MAP_SPACING = 0.003
+MAP_SPACING = 0.002
+RETRY_RADIUS = 0.015
 YAWS = (0.0, np.pi / 4, -np.pi / 4, np.pi / 2)
 
 
@@ -61,26 +66,30 @@ class HeightMap:
         return self._top[nodes[..., 0], nodes[..., 1]]
 
 
-def plan_grasp(scene: SceneView, name: str) -> Grasp:
+def plan_grasp(scene: SceneView, name: str, failed: Sequence[Grasp] = ()) -> Grasp:
     """The best grasp of an object where it now lies.
 
-    A candidate is a position on a grid over the object and a yaw; it is feasible where both fingers fit beside the
-    material and the hand above it, and scores by its depth, by how evenly the fingers close, and by how near it is to
-    the object's centre and to the present yaw (each turn of the wrist costs time and precision). Raises `ExpertError`
-    when nothing is feasible.
+    A candidate is a position on a grid over the object, a yaw and a depth; it is feasible where both fingers fit beside
+    the material and the hand above it, and scores by its depth, by how squarely and evenly the fingers close, and by how
+    near it is to the object's centre, to the robot (an outstretched arm is stiff) and to yaw 0 (turning the wrist costs
+    time and precision). Candidates like `failed` ones come last. Raises `ExpertError` when nothing is feasible.
     """
     box = scene.bounds(name)
-    axis_x = np.arange(box.low[0], box.high[0] + SPACING, SPACING)
-    axis_y = np.arange(box.low[1], box.high[1] + SPACING, SPACING)
-    centres = np.stack(np.meshgrid(axis_x, axis_y, indexing="ij"), -1).reshape(-1, 2)
+    steps = [np.arange(-half, half + SPACING, SPACING) for half in (box.high - box.low)[:2] / 2]
+    centres = box.centre[:2] + np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 2)
     centres = np.concatenate([box.centre[None, :2], centres])
     margin = np.linalg.norm(PALM_HALF)
     own = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, only=name)
     others = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, without=name)
+    preference = 0.25 * np.linalg.norm(centres - box.centre[:2], axis=1) + 0.1 * np.linalg.norm(centres - scene.base[:2], axis=1)
     best: tuple[float, np.ndarray, float, float] | None = None
-    for yaw in YAWS:
-        score, height, depth = _rate(own, others, centres, yaw)
-        score = score - 0.05 * abs(yaw) - 0.25 * np.linalg.norm(centres - box.centre[:2], axis=1)
+    for yaw, deepest in itertools.product(YAWS, DEPTHS):
+        score, height, depth = _rate(own, others, centres, yaw, deepest)
+        score = score - 0.05 * abs(yaw) - preference
+        for grasp in failed:
+            tried = scene.position(name) + scene.rotation(name) @ grasp.offset
+            near = np.linalg.norm(centres - tried[:2], axis=1) < RETRY_RADIUS
+            score = score - 0.1 * (near & (grasp.yaw == yaw) & (abs(grasp.depth - depth) < CLEARANCE))
         winner = int(score.argmax())
         if np.isfinite(score[winner]) and (best is None or score[winner] > best[0]):
             best = float(score[winner]), np.array([*centres[winner], height[winner]]), yaw, float(depth[winner])
@@ -90,32 +99,33 @@ def plan_grasp(scene: SceneView, name: str) -> Grasp:
     return Grasp(rotation.T @ (best[1] - scene.position(name)), best[2], best[3], rotation)
 
 
-def _rate(own: HeightMap, others: HeightMap, centres: np.ndarray, yaw: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rate(
+    own: HeightMap, others: HeightMap, centres: np.ndarray, yaw: float, deepest: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, grip height and depth of P candidates at one yaw; the score is -inf where the grasp does not fit."""
     along = np.array([-np.sin(yaw), np.cos(yaw)])
     across = np.array([np.cos(yaw), np.sin(yaw)])
-    s = np.arange(-OPENING - FINGER, OPENING + FINGER + 1e-9, SPACING / 2)
+    s = np.arange(-OPENING - FINGER, OPENING + FINGER + 1e-9, MAP_SPACING)
     w = np.linspace(-FINGER_HALF_WIDTH, FINGER_HALF_WIDTH, 3)
     strip = centres[:, None, None] + s[:, None, None] * along + w[:, None] * across
     object_top, other_top = own.at(strip), others.at(strip)
 
     fingers = np.abs(s) >= OPENING - CLEARANCE
-    inner = s[~fingers]
+    inner, between = s[~fingers], object_top[:, ~fingers]
     blocked = np.maximum(object_top, other_top)[:, fingers].max((1, 2))
     lowest = np.maximum(blocked, other_top[:, ~fingers].max((1, 2))) + TIP + CLEARANCE / 2
-    top = object_top[:, ~fingers].max((1, 2))
+    top = between.max((1, 2))
     top = np.where(np.isfinite(top), top, -1e3)  # no material between the fingers
-    depth = np.minimum(top - lowest, PALM - CLEARANCE)
+    depth = np.minimum(top - lowest, deepest)
     height = top - depth
 
-    # What the pads close on at grip height must lie evenly around the centre, or it is pushed aside, and square to the
-    # finger axis, or it slips out.
-    solid = object_top[:, ~fingers] > height[:, None, None]
-    first = np.where(solid, inner[:, None], OPENING).min(1)
-    last = np.where(solid, inner[:, None], -OPENING).max(1)
+    # What the pads close on must lie evenly around the centre, or it is pushed aside, and square to the finger axis
+    # both across the pads and up the wall, or it slips out.
+    first, last = _faces(between, inner, height)
     middle = (first + last) / 2
     eccentricity = np.abs(middle).max(1)
-    skew = np.ptp(middle, axis=1)
+    upper_first, upper_last = _faces(between, inner, np.maximum(height, top - CLEARANCE))
+    skew = np.ptp(middle, axis=1) + np.abs(upper_first + upper_last)[:, 1] / 2
 
     u = np.linspace(-PALM_HALF[0], PALM_HALF[0], 13)
     v = np.linspace(-PALM_HALF[1], PALM_HALF[1], 5)
@@ -123,3 +133,9 @@ def _rate(own: HeightMap, others: HeightMap, centres: np.ndarray, yaw: float) ->
     hand_floor = np.maximum(own.at(palm), others.at(palm)).max((1, 2))
     fits = (depth > TIP) & (first < last).all(1) & (eccentricity < 2 * CLEARANCE) & (hand_floor < height + PALM)
     return np.where(fits, np.minimum(depth, 0.02) - 0.5 * eccentricity - skew, -np.inf), height, depth
+
+
+def _faces(top: np.ndarray, s: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and last coordinate along the finger axis that the object fills at a height: [P, S, W] -> [P, W], [P, W]."""
+    solid = top > height[:, None, None]
+    return np.where(solid, s[:, None], OPENING).min(1), np.where(solid, s[:, None], -OPENING).max(1)

@@ -16,11 +16,15 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import Float32
 
-from vla_rl.sim.libero.expert.grasps import FINGER, OPENING, PALM, TIP, Grasp, plan_grasp
+from vla_rl.sim.libero.expert.grasps import FINGER, OPENING, PALM, PALM_HALF, TIP, Grasp, plan_grasp
 from vla_rl.sim.libero.expert.motion import funnel, orientation_command
-from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView
+from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView, disc, highest_on_the_way
 
 OPEN, CLOSE = -1.0, 1.0
+MARGIN = 0.02
+"""Room that is kept above obstacles, m."""
+REPLAN_ROTATION = 0.1
+OPENING_STEPS = 15
 PICK_PLACE_PREDICATES = ("in", "on")
 
 
@@ -71,9 +75,8 @@ class PickPlaceExpert:
         self._next = 0
         self._skill = Skill.REACH
         self._grasp: Grasp | None = None
-        self._hover = 0.0
-        self._release = 0.0
-        self._in_hand = np.zeros(3)
+        self._failed: list[Grasp] = []
+        self._release = self._below = self._half_width = self._grip_width = 0.0
         self._since = 0
         self._opening = 1.0
 
@@ -84,7 +87,7 @@ class PickPlaceExpert:
 
     def act(self, scene: SceneView) -> ExpertStep:
         """The action for the present state; call it once a control step. Raises `ExpertError` when no grasp is free."""
-        if self._skill in (Skill.LIFT, Skill.CARRY, Skill.PLACE) and self._lost(scene):
+        if self._skill in (Skill.LIFT, Skill.CARRY, Skill.PLACE) and self._slipped(scene):
             self._enter(Skill.REACH)
         step = {
             Skill.REACH: self._reach,
@@ -106,14 +109,15 @@ class PickPlaceExpert:
 
     # -- skills: each returns a translation command and a gripper command, and may move on to the next skill ----------
     def _reach(self, scene: SceneView) -> tuple[np.ndarray, float]:
-        name = self._goals[self._next].object
-        if self._grasp is None or np.abs(scene.rotation(name) - self._grasp.object_rotation).max() > 0.1:
-            self._plan(scene, name)
-        assert self._grasp is not None
-        target = self._grasp.position(scene, name)
-        command, arrived = funnel(scene.grip_position, target, self._hover)
-        if scene.gripper_opening < OPENING and scene.grip_position[2] < target[2] + 0.03 and self._since < 15:
-            return np.array([0.0, 0.0, 0.4]), OPEN
+        name, grip = self._goals[self._next].object, scene.grip_position
+        grasp = self._grasp
+        if grasp is None or np.abs(scene.rotation(name) - grasp.object_rotation).max() > REPLAN_ROTATION:
+            grasp = self._grasp = plan_grasp(scene, name, self._failed)
+        target = grasp.position(scene, name)
+        if scene.gripper_opening < OPENING and self._since < OPENING_STEPS:
+            return np.zeros(3), OPEN
+        top = max(target[2] + grasp.depth, highest_on_the_way(scene, grip, target, half_width=OPENING + FINGER))
+        command, arrived = funnel(grip, target, self._within_reach(scene, target, top + TIP + MARGIN))
         if arrived and scene.gripper_opening > 1.6 * OPENING:
             self._enter(Skill.GRASP)
             return np.zeros(3), CLOSE
@@ -122,30 +126,29 @@ class PickPlaceExpert:
     def _close(self, scene: SceneView) -> tuple[np.ndarray, float]:
         name = self._goals[self._next].object
         assert self._grasp is not None
-        if np.linalg.norm(self._grasp.position(scene, name) - scene.grip_position) > 0.03:
+        if self._slipped(scene):
             self._enter(Skill.REACH)
             return np.zeros(3), OPEN
         stopped = self._since > 4 and abs(self._opening - scene.gripper_opening) < 5e-4
-        if scene.pads_touch(name).all() and stopped:
-            self._in_hand = self._object_in_hand(scene)
-            self._plan_transport(scene)
+        if scene.fingers_touch(name).all() and stopped:
+            self._plan_release(scene)
             self._enter(Skill.LIFT)
         elif stopped and self._since > 15:
+            self._failed.append(self._grasp)
             self._enter(Skill.REACH)
         return np.zeros(3), CLOSE
 
     def _transport(self, scene: SceneView) -> tuple[np.ndarray, float]:
         goal = self._goals[self._next]
-        grip, held = scene.grip_position, scene.position(goal.object)
-        spot = self._spot(scene, goal)
+        grip, held, spot = scene.grip_position, scene.position(goal.object), self._spot(scene, goal)
         target = np.array([*(grip[:2] + spot[:2] - held[:2]), self._release + grip[2] - held[2]])
-        height = self._hover + grip[2] - held[2]
+        top = highest_on_the_way(scene, held, spot, half_width=self._half_width, without=goal.object)
+        height = self._within_reach(scene, target, top + self._below + MARGIN + grip[2] - held[2])
         command, arrived = funnel(grip, target, height, radius=0.025)
-        distance = np.linalg.norm(spot[:2] - held[:2])
         if arrived:
             self._enter(Skill.RELEASE)
             return np.zeros(3), OPEN
-        if distance < 0.02:
+        if np.linalg.norm(spot[:2] - held[:2]) < 0.02:
             self._skill = Skill.PLACE
         else:
             self._skill = Skill.LIFT if grip[2] < height - 0.03 else Skill.CARRY
@@ -153,7 +156,7 @@ class PickPlaceExpert:
 
     def _open(self, scene: SceneView) -> tuple[np.ndarray, float]:
         name = self._goals[self._next].object
-        free = scene.gripper_opening > self._grip_width + 0.01 and not scene.pads_touch(name).any()
+        free = scene.gripper_opening > self._grip_width + 0.01 and not scene.fingers_touch(name).any()
         if (free and self._since > 3) or self._since > 25:
             self._enter(Skill.RETREAT)
         return np.zeros(3), OPEN
@@ -175,52 +178,32 @@ class PickPlaceExpert:
         if skill is Skill.REACH:
             self._grasp = None
 
-    def _plan(self, scene: SceneView, name: str) -> None:
-        self._grasp = plan_grasp(scene, name)
-        target = self._grasp.position(scene, name)
-        ahead = _corridor(scene, scene.grip_position, target, half_width=OPENING + FINGER)
-        self._hover = max(target[2] + self._grasp.depth, ahead) + TIP + 0.02
-
-    def _plan_transport(self, scene: SceneView) -> None:
-        """Heights of the object's origin on the way and at the release."""
-        goal = self._goals[self._next]
+    def _plan_release(self, scene: SceneView) -> None:
+        """The height of the object's origin at the release: on what lies below, with the hand above its rim."""
+        goal, grip, origin = self._goals[self._next], scene.grip_position, scene.position(self._goals[self._next].object)
+        box = scene.bounds(goal.object)
         self._grip_width = scene.gripper_opening
-        box, origin = scene.bounds(goal.object), scene.position(goal.object)
-        below, grip = origin[2] - box.low[2], scene.grip_position
+        self._below = origin[2] - box.low[2]
+        self._half_width = float((box.high - box.low)[:2].max() / 2)
         spot = self._spot(scene, goal)
-        half = float((box.high - box.low)[:2].max() / 2)
-        ahead = _corridor(scene, origin, spot, half_width=half, without=goal.object)
-        self._hover = ahead + below + 0.02
-        floor = float(scene.heights(_disc(spot[:2], 0.6 * half), without=goal.object).max())
-        rim = float(scene.heights(_disc(grip[:2] - origin[:2] + spot[:2], 0.11), without=goal.object).max())
-        clearance = rim + 0.01 - PALM - (grip[2] - origin[2])
-        self._release = min(max(floor + below + 0.006, clearance), self._hover)
+        floor = float(scene.heights(disc(spot[:2], 0.6 * self._half_width), without=goal.object).max())
+        rim = float(scene.heights(disc(grip[:2] - origin[:2] + spot[:2], PALM_HALF[0]), without=goal.object).max())
+        self._release = max(floor + self._below + 0.006, rim + 0.01 - PALM - (grip[2] - origin[2]))
 
     def _spot(self, scene: SceneView, goal: PlaceGoal) -> np.ndarray:
         if scene.has_body(goal.target):
             return scene.bounds(goal.target).centre
         return scene.region(goal.target).centre
 
-    def _object_in_hand(self, scene: SceneView) -> np.ndarray:
-        return scene.grip_rotation.T @ (scene.position(self._goals[self._next].object) - scene.grip_position)
+    def _within_reach(self, scene: SceneView, target: np.ndarray, height: float) -> float:
+        return min(height, max(scene.ceiling(target[:2]), target[2]))
 
-    def _lost(self, scene: SceneView) -> bool:
-        return bool(np.linalg.norm(self._object_in_hand(scene) - self._in_hand) > 0.03)
+    def _slipped(self, scene: SceneView) -> bool:
+        """The place that was gripped is no longer between the fingers; the object may well have turned there."""
+        assert self._grasp is not None
+        gripped = self._grasp.position(scene, self._goals[self._next].object)
+        return bool(np.linalg.norm(gripped - scene.grip_position) > 0.03)
 
     def _placed(self, scene: SceneView, goal: PlaceGoal) -> bool:
         spot, at = self._spot(scene, goal), scene.position(goal.object)
         return bool(np.linalg.norm(spot[:2] - at[:2]) < 0.06)
-
-
-def _disc(centre: np.ndarray, radius: float) -> np.ndarray:
-    ticks = np.linspace(-radius, radius, 9)
-    offsets = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
-    return centre + offsets[np.linalg.norm(offsets, axis=1) <= radius + 1e-9]
-
-
-def _corridor(scene: SceneView, start: np.ndarray, end: np.ndarray, half_width: float, without: str | None = None) -> float:
-    """The highest shape under a straight way of the given half width."""
-    steps = max(2, int(np.linalg.norm(end[:2] - start[:2]) / 0.02))
-    line = start[:2] + np.linspace(0, 1, steps)[:, None] * (end[:2] - start[:2])
-    points = (line[:, None] + _disc(np.zeros(2), half_width)).reshape(-1, 2)
-    return float(scene.heights(points, without=without).max())

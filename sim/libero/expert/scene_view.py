@@ -1,10 +1,11 @@
 """What the expert reads of a LIBERO scene: poses, collision shapes, contacts and goal regions of the compiled model.
 
-Legend: G collision geoms, M query points, K sites. Lengths in m, world frame, z up.
+Legend: G collision geoms, M query points, N bodies. Lengths in m, world frame, z up.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import mujoco
@@ -13,7 +14,10 @@ from jaxtyping import Bool, Float64
 
 GRIP_SITE = "gripper0_grip_site"
 FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
-FINGER_PADS = ("gripper0_finger1_pad_collision", "gripper0_finger2_pad_collision")
+FINGER_BODIES = ("gripper0_leftfinger", "gripper0_rightfinger")
+SHOULDER, WRIST = "robot0_link2", "robot0_link6"
+ARM_REACH = 0.675
+"""From shoulder to wrist with the elbow still bent; stretched out (0.705) the arm is singular and stays stuck."""
 ROBOT_PREFIXES = ("robot0_", "gripper0_", "mount0_")
 
 
@@ -41,7 +45,7 @@ class SceneView:
         self.data = data
         self._grip = model.site(GRIP_SITE).id
         self._fingers = [model.joint(name).qposadr[0] for name in FINGER_JOINTS]
-        self._pads = [model.geom(name).id for name in FINGER_PADS]
+        self._finger_geoms = [np.flatnonzero(self._descendants(model.body(name).id)[model.geom_bodyid]) for name in FINGER_BODIES]
         names = [model.body(model.geom_bodyid[geom]).name for geom in range(model.ngeom)]
         solid = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
         robot = np.array([name.startswith(ROBOT_PREFIXES) for name in names])
@@ -65,11 +69,22 @@ class SceneView:
         """Distance between the pads: 0 closed, about 0.08 open."""
         return float(abs(self.data.qpos[self._fingers[0]]) + abs(self.data.qpos[self._fingers[1]]))
 
-    def pads_touch(self, name: str) -> Bool[np.ndarray, "2"]:
-        """Which of the two finger pads touches the object."""
+    @property
+    def base(self) -> Float64[np.ndarray, "3"]:
+        """The arm's shoulder, above its base."""
+        return self.data.xpos[self.model.body(SHOULDER).id].copy()
+
+    def ceiling(self, point: Float64[np.ndarray, "2"]) -> float:
+        """How high the grip can be at a place without stretching the arm, at the hand's present orientation."""
+        offset = self.data.xpos[self.model.body(WRIST).id] - self.grip_position
+        across = np.linalg.norm(point + offset[:2] - self.base[:2])
+        return float(self.base[2] - offset[2] + np.sqrt(max(ARM_REACH**2 - across**2, 0.0)))
+
+    def fingers_touch(self, name: str) -> Bool[np.ndarray, "2"]:
+        """Which of the two fingers touches the object."""
         pairs = self.data.contact.geom
-        mine = np.isin(pairs, self.geoms_of(name))
-        return np.array([bool((mine[:, ::-1] & (pairs == pad)).any()) for pad in self._pads])
+        mine = np.isin(pairs, self.geoms_of(name))[:, ::-1]
+        return np.array([bool((mine & np.isin(pairs, finger)).any()) for finger in self._finger_geoms])
 
     # -- objects and regions -----------------------------------------------------------------------------------------
     def body_id(self, name: str) -> int:
@@ -90,11 +105,16 @@ class SceneView:
 
     def geoms_of(self, name: str) -> np.ndarray:
         """Collision geoms of an object, its movable parts included."""
-        root = self.body_id(name)
+        inside = self._descendants(self.body_id(name))
+        return self._obstacles[inside[self.model.geom_bodyid[self._obstacles]]]
+
+    @functools.cache  # noqa: B019 (a view lives for an episode)
+    def _descendants(self, root: int) -> Bool[np.ndarray, "N"]:
+        """Marks a body and all that hangs on it."""
         inside = np.zeros(self.model.nbody, dtype=bool)
         for body in range(self.model.nbody):
             inside[body] = body == root or (body > 0 and inside[self.model.body_parentid[body]])
-        return self._obstacles[inside[self.model.geom_bodyid[self._obstacles]]]
+        return inside
 
     def region(self, site: str) -> Box:
         """The box of a goal region, as LIBERO's `in` predicate sees it (|R size| around the site)."""
@@ -157,3 +177,19 @@ class SceneView:
         axes = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
         aabb = self.model.geom_aabb[geoms]
         return self.data.geom_xpos[geoms] + np.einsum("gij,gj->gi", axes, aabb[:, :3]), axes, aabb[:, 3:]
+
+
+def disc(centre: np.ndarray, radius: float) -> np.ndarray:
+    ticks = np.linspace(-radius, radius, 5)
+    offsets = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
+    return centre + offsets[np.linalg.norm(offsets, axis=1) <= radius + 1e-9]
+
+
+def highest_on_the_way(
+    scene: SceneView, start: np.ndarray, end: np.ndarray, half_width: float, without: str | None = None
+) -> float:
+    """The highest shape under a straight way of the given half width."""
+    steps = max(2, int(np.linalg.norm(end[:2] - start[:2]) / 0.02))
+    line = start[:2] + np.linspace(0, 1, steps)[:, None] * (end[:2] - start[:2])
+    points = (line[:, None] + disc(np.zeros(2), half_width)).reshape(-1, 2)
+    return float(scene.heights(points, without=without).max())
