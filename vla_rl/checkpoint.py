@@ -127,7 +127,9 @@ def load_checkpoint(
 
 def latest_checkpoint(directory: Path) -> Path | None:
     """The checkpoint that was written last and is whole, or None. Reads every byte; warns of each that it skips."""
-    for path in sorted(_checkpoints(Path(directory)), key=lambda path: (_serial(path), path.name), reverse=True):
+    serials = {path: _serial(path) for path in _checkpoints(Path(directory))}
+    # What cannot be read has no place in the order: it comes first, so that it is always warned of.
+    for path in sorted(serials, key=lambda path: (serials[path] == 0, serials[path], path.name), reverse=True):
         try:
             verify_checkpoint(path)
             return path

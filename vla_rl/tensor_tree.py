@@ -56,7 +56,7 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject or value.dtype.kind in "USVmM":
             raise TensorTreeError(f"{place} is an array of {value.dtype}, which cannot be saved; use numbers")
-        return {"$array": _store(torch.from_numpy(np.array(value)), place, tensors)}
+        return {"$array": _store(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), place, tensors)}
     if isinstance(value, tuple):
         return {"$tuple": [_encode(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]}
     if isinstance(value, list):
