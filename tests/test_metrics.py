@@ -211,3 +211,18 @@ def test_the_machine_is_described_without_its_paths() -> None:
     assert machine["git_commit"] is None or len(machine["git_commit"].removesuffix("+changes")) == 40
     text = json.dumps(machine)
     assert str(Path.home()) not in text and str(Path.cwd()) not in text
+
+
+def test_a_full_disk_is_said_in_one_line_and_loses_no_earlier_record(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
+    try:
+        with MetricsLogger(tmp_path) as metrics, pytest.raises(MetricsError, match="No space left on device") as caught:
+            for step in range(100_000):
+                metrics.log(step, {f"key{i}": float(step) for i in range(20)}, "ppo")
+        assert "\n" not in str(caught.value)
+        assert pairs(tmp_path) == [("ppo", step) for step in range(len(read_metrics(tmp_path)))] != []
+        assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class MetricsError(ValueError):
-    """A value that is not a number; the message names it."""
+    """A value that is not a number, or a record that cannot be written; the message says which and why."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -49,7 +49,8 @@ class MetricsLogger:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._tensorboard = tensorboard
         self._writers: dict[str, Any] = {}
-        self._file = (self.run_dir / FILE).open("ab")
+        # Unbuffered, so that what a full disk refused is not written later, by closing.
+        self._file = (self.run_dir / FILE).open("ab", buffering=0)
         self._earlier, self._started = 0.0, time.monotonic()
         # A half-written last line goes, or the next record would be glued to it.
         self.rewind({"bytes": self._file.tell()})
@@ -62,7 +63,8 @@ class MetricsLogger:
     def log(self, step: int, values: Mapping[str, float], phase: str) -> None:
         """Append one record and flush it. A value that is not finite is recorded as null, with a warning.
 
-        Values are numbers, numpy scalars or tensors of one element; anything else raises `MetricsError`.
+        Values are numbers, numpy scalars or tensors of one element. Anything else raises `MetricsError`, and so does a
+        disk that is full; then nothing was recorded.
         """
         numbers = {name: _number(name, value) for name, value in values.items()}
         broken = [name for name, number in numbers.items() if not math.isfinite(number)]
@@ -76,18 +78,23 @@ class MetricsLogger:
             "wall_time": round(wall_time, 4),
             "values": {name: number if math.isfinite(number) else None for name, number in numbers.items()},
         }
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        if self._tensorboard:
-            writer = self._writer(phase, purge_step=None)
-            for name, number in numbers.items():
-                if math.isfinite(number):
-                    writer.add_scalar(name, number, step)
-            writer.flush()
+        end = self._file.tell()
+        try:
+            self._append(json.dumps(record, allow_nan=False).encode() + b"\n")
+            if self._tensorboard:
+                writer = self._writer(phase, purge_step=None)
+                for name, number in numbers.items():
+                    if math.isfinite(number):
+                        writer.add_scalar(name, number, step)
+                writer.flush()
+        except OSError as error:
+            self._file.truncate(end)
+            self._file.seek(end)
+            reason = f"{error.strerror or error}; free some space and resume the run"
+            raise MetricsError(f"cannot record {phase} step {step} in {self.run_dir}: {reason}") from error
 
     def position(self) -> dict[str, float]:
         """Where the record ends now: JSON for a checkpoint. Everything before it is on the disk when this returns."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return {"bytes": self._file.tell(), "wall_time": self.wall_time}
 
@@ -126,6 +133,10 @@ class MetricsLogger:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _append(self, data: bytes) -> None:
+        while data:  # a nearly full disk takes a part, and refuses the rest in the next round
+            data = data[self._file.write(data) :]
 
     def _writer(self, phase: str, purge_step: int | None) -> Any:
         if phase in self._writers and purge_step is None:
