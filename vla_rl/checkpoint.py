@@ -141,12 +141,15 @@ def latest_checkpoint(directory: Path) -> Path | None:
 def verify_checkpoint(path: Path) -> None:
     """Raise `CheckpointError` unless every file of the manifest has its size and SHA-256."""
     path = Path(path)
-    files = _manifest(path)["files"]
-    for name, expected in files.items():
+    for name, expected in _manifest(path)["files"].items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"checkpoint {path} is not whole: {name} is missing; use another checkpoint")
-        if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
+        try:
+            same = file.stat().st_size == expected["size"] and _sha256(file) == expected["sha256"]
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {path} cannot be read: {error}; use another checkpoint") from error
+        if not same:
             raise CheckpointError(f"checkpoint {path} is damaged: {name} differs from the manifest; use another checkpoint")
 
 

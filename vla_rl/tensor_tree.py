@@ -28,10 +28,10 @@ def save_tree(folder: Path, name: str, tree: Any) -> None:
     Takes None, bool, int, float (nan and inf included), str, list, tuple, dict, numpy scalars and arrays, and dense
     tensors of any device, which are written from the CPU. Raises `TensorTreeError` for anything else, naming its place.
     """
-    tensors: dict[str, Tensor] = {}
-    structure = _encode(tree, name, tensors)
-    if tensors:
-        safetensors.torch.save_file(tensors, folder / f"{name}.safetensors")
+    store = _Store()
+    structure = _encode(tree, name, store)
+    if store.tensors:
+        safetensors.torch.save_file(store.tensors, folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps(structure, indent=1), encoding="utf-8")
 
 
@@ -46,40 +46,51 @@ def load_tree(folder: Path, name: str) -> Any:
         raise TensorTreeError(f"cannot read {name} in {folder}: {error}") from error
 
 
-def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+def _encode(value: Any, place: str, store: _Store) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        return {"$tensor": _store(value, place, tensors)}
+        return {"$tensor": store.add(value, place)}
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject or value.dtype.kind in "USVmM":
             raise TensorTreeError(f"{place} is an array of {value.dtype}, which cannot be saved; use numbers")
-        return {"$array": _store(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), place, tensors)}
+        return {"$array": store.add(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), place)}
     if isinstance(value, tuple):
-        return {"$tuple": [_encode(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]}
+        return {"$tuple": [_encode(item, f"{place}.{i}", store) for i, item in enumerate(value)]}
     if isinstance(value, list):
-        return [_encode(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]
+        return [_encode(item, f"{place}.{i}", store) for i, item in enumerate(value)]
     if isinstance(value, dict):
         if all(type(key) is str for key in value) and not any(key in RESERVED for key in value):
-            return {key: _encode(item, f"{place}.{key}", tensors) for key, item in value.items()}
-        pairs = [[_encode(key, f"{place} key", tensors), _encode(item, f"{place}.{key}", tensors)] for key, item in value.items()]
+            return {key: _encode(item, f"{place}.{key}", store) for key, item in value.items()}
+        pairs = [[_encode(key, f"{place} key", store), _encode(item, f"{place}.{key}", store)] for key, item in value.items()]
         return {"$mapping": pairs}
     raise TensorTreeError(f"{place} is a {type(value).__name__}, which cannot be saved; use numbers, text, lists or tensors")
 
 
-def _store(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> str:
-    if tensor.layout != torch.strided or tensor.is_meta:
-        raise TensorTreeError(f"{place} is a tensor of layout {tensor.layout} on {tensor.device}; only dense data can be saved")
-    name = place
-    while name in tensors:  # two places can spell the same name, as {"a.b": x, "a": {"b": y}} does
-        name += "'"
-    data = tensor.detach().to("cpu").contiguous()
-    # safetensors refuses tensors that share memory, as views of one state do; a clone only where needed saves memory.
-    shared = any(data.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() for other in tensors.values())
-    tensors[name] = data.clone() if shared or data.untyped_storage().nbytes() != data.nbytes else data
-    return name
+class _Store:
+    """Tensors by name, no two of which share memory: safetensors refuses those, as views of one state are."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._memory: set[int] = set()
+
+    def add(self, tensor: Tensor, place: str) -> str:
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise TensorTreeError(
+                f"{place} is a tensor of layout {tensor.layout} on {tensor.device}; only dense data can be saved"
+            )
+        name = place
+        while name in self.tensors:  # two places can spell the same name, as {"a.b": x, "a": {"b": y}} does
+            name += "'"
+        data = tensor.detach().to("cpu").contiguous()
+        storage = data.untyped_storage()
+        if storage.data_ptr() in self._memory or storage.nbytes() != data.nbytes:
+            data = data.clone()
+        self._memory.add(data.untyped_storage().data_ptr())
+        self.tensors[name] = data
+        return name
 
 
 def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:

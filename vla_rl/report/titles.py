@@ -50,6 +50,7 @@ TITLES = {
     "policy/entropy": Title("Entropy", "nat per token", "A fall to zero means that exploration has ended."),
     "policy/gradient_norm": Title("Policy gradient norm", "", "Before clipping."),
     "value/loss": Title("Value loss", "", "Squared error of the predicted return, clipped."),
+    "value/clip_fraction": Title("Clipped values", "%", "Share of value losses that the clip holds.", percent=True),
     "value/explained_variance": Title("Explained variance", "", "Of the returns, before a round's update; 1 is perfect."),
     "value/gradient_norm": Title("Value gradient norm", "", "Before clipping."),
     "update/steps": Title("Optimiser steps of a round", "steps"),
@@ -61,8 +62,7 @@ TITLES = {
 
 
 def title_of(key: str) -> Title:
-    """`train/loss` is titled as `loss` is, where it has no entry of its own."""
-    return TITLES.get(key) or TITLES.get(key.rpartition("/")[2]) or Title(key)
+    return TITLES.get(key) or Title(key)
 
 
 def phase_title(phase: str) -> str:
