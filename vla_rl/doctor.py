@@ -275,7 +275,7 @@ def check_ros() -> Check:
 
 
 def check_robotwin() -> Check:
-    from vla_rl.sim.base import BACKENDS
+    from vla_rl.sim.registry import BACKENDS
 
     if "robotwin" not in BACKENDS:
         return Check("RoboTwin", "warn", "this version of vla_rl has no RoboTwin simulator; LIBERO does not need it")
