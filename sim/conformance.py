@@ -89,7 +89,7 @@ def check_shapes_and_frames(case: Case) -> None:
             expected += 2 * len(sim.cameras)
             _require_equal(sim.frames_rendered, expected, f"frames_rendered after a chunk of {length} actions in 2 live rows")
             _require(not turn.executed[2].any(), "a row that was never started executed actions")
-            _require(turn.executed[:2].all(), "a row stopped early though its episode had not ended")
+            _require(bool(turn.executed[:2].all()), "a row stopped early though its episode had not ended")
         _require_same_observation(first, kept, range(3), "an observation changed after it had been returned")
 
 

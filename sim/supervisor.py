@@ -38,7 +38,9 @@ class Supervisor:
 
     def close(self) -> None:
         """Let the workers end by themselves, then make them."""
-        self._finalizer()
+        if self._finalizer.alive:
+            self._finalizer()
+            del self.arrays  # their mapping holds the memory
 
     def start(self) -> None:
         """Start all workers; raises `SimError` when one of them cannot."""

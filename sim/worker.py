@@ -165,7 +165,9 @@ class Worker:
                     break
         self._add("env_steps", executed)
         self._add("turns", 1)
-        self._observe(row)
+        # After a load the first frame prepares the scene for drawing, which can take long.
+        with self._heartbeat.long_phase(self._patience) if message["state"] is not None else contextlib.nullcontext():
+            self._observe(row)
         return {
             "executed": executed,
             "success": success,

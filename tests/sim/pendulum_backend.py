@@ -1,8 +1,8 @@
 """A small real simulator for the tests of the pool: a MuJoCo pendulum that must swing up, and the faults a simulator can have.
 
 `EpisodeSpec.task_id` is the time limit in control steps. `EpisodeSpec.suite` names a fault and where it strikes, as in
-"pendulum", "segfault in step 3", "hang in reset" or "raise in render"; `fault_file` limits it to one time: a fault strikes
-only where it can create that file.
+"pendulum", "segfault in step 3", "hang in reset", "slow in reset" (2.5 s) or "raise in render"; `fault_file` limits it to one
+time: a fault strikes only where it can create that file.
 """
 
 from __future__ import annotations
@@ -126,4 +126,5 @@ class PendulumBackend:
             time.sleep(3600)
         if fault == "slow":
             time.sleep(2.5)
-        os.kill(os.getpid(), {"segfault": signal.SIGSEGV, "kill": signal.SIGKILL}[fault])
+        else:
+            os.kill(os.getpid(), {"segfault": signal.SIGSEGV, "kill": signal.SIGKILL}[fault])
