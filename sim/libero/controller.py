@@ -1,9 +1,13 @@
 """Operational-space control of the Panda as robosuite 1.4 configures it for LIBERO (OSC_POSE), and its gripper.
 
+Torques come out bit for bit as robosuite's, because contacts blow up any difference: within 60 random actions 1e-17 grows
+to 1e-9. So its compiled functions are used where it uses them, and NumPy's products, in the same memory order, where
+it uses those (rounding depends on both); what is saved is its two extra passes of dynamics and the search by name.
+
 Formulas: Khatib 1987, "A unified approach for motion and force control of robot manipulators: the operational space
 formulation", with position and orientation decoupled and a nullspace task, as in robosuite's `controllers/osc.py`.
 
-Legend: n = 7 arm joints; q (rad), qd (rad/s), positions (m), rotations as 3x3 matrices, torques (N m).
+Legend: n = 7 arm joints, nv degrees of freedom of the model; m, rad, s, N m.
 """
 
 from __future__ import annotations
@@ -12,20 +16,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import mujoco
 import numba
 import numpy as np
 from jaxtyping import Float64
+from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
+from robosuite.utils.transform_utils import axisangle2quat, quat2mat
 
 ACTION_DIM = 7
-NUM_JOINTS = 7
 STIFFNESS = 150.0
 DAMPING = 2.0 * np.sqrt(STIFFNESS)
-NULLSPACE_STIFFNESS = 10.0
-NULLSPACE_DAMPING = 2.0 * np.sqrt(NULLSPACE_STIFFNESS)
-GRIPPER_SPEED = 0.01
-"""Change of the normalised finger command per substep."""
+FINGER_STEP = 0.01
+"""Change of the normalised finger commands per substep."""
 ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
 """What an action of 1 asks for in one control step: m, m, m, rad, rad, rad."""
+_DATA_FIRST = tuple(int(part) for part in mujoco.__version__.split(".")[:2]) >= (3, 4)
 
 
 @dataclass
@@ -34,13 +39,108 @@ class ControllerState:
 
     goal_position: Float64[np.ndarray, "3"]
     goal_rotation: Float64[np.ndarray, "3 3"]
-    rest_joints: Float64[np.ndarray, "7"]
+    rest_joints: Float64[np.ndarray, "n"]
     """Target of the nullspace task: robosuite's `initial_joint`."""
     fingers: Float64[np.ndarray, "2"]
     """Integrated gripper command in [-1, 1]: robosuite's `current_action`."""
 
     def copy(self) -> ControllerState:
         return ControllerState(self.goal_position.copy(), self.goal_rotation.copy(), self.rest_joints.copy(), self.fingers.copy())
+
+    def set_goal(self, action: Float64[np.ndarray, "6"], arm: ArmReading) -> None:
+        """Move the goal by an action, clipped to [-1, 1], from the hand's pose.
+
+        The goal orientation stays where it was while the three rotation commands are exactly zero.
+        """
+        delta = np.clip(action, -1.0, 1.0) * ACTION_SCALE
+        self.goal_position = arm.position + delta[:3]
+        if delta[3:].any():
+            self.goal_rotation = np.ascontiguousarray(np.dot(quat2mat(axisangle2quat(delta[3:])), arm.rotation))
+
+
+@dataclass(frozen=True)
+class RobotIndices:
+    """Where the arm and the gripper are in the model's arrays."""
+
+    qpos: slice
+    dof: slice
+    actuators: slice
+    finger_qpos: slice
+    finger_actuators: slice
+    grip_site: int
+    hand_body: int
+
+
+@dataclass(frozen=True)
+class ArmReading:
+    """What the controller knows of the arm at one instant; position, rotation and velocity are those of the grip site.
+
+    Matrices are column-major, as robosuite's indexing leaves them.
+    """
+
+    mass: Float64[np.ndarray, "n n"]
+    jacobian: Float64[np.ndarray, "6 n"]
+    qpos: Float64[np.ndarray, "n"]
+    qvel: Float64[np.ndarray, "n"]
+    position: Float64[np.ndarray, "3"]
+    rotation: Float64[np.ndarray, "3 3"]
+    velocity: Float64[np.ndarray, "6"]
+
+
+class ArmController:
+    """Reads the arm from a model's data and writes the actuators' commands there."""
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, robot: RobotIndices) -> None:
+        self._model, self._data, self._robot = model, data, robot
+        low, high = model.actuator_ctrlrange.T.copy()
+        self._low, self._high = low[robot.actuators], high[robot.actuators]
+        self._finger_centre = 0.5 * (high + low)[robot.finger_actuators]
+        self._finger_reach = 0.5 * (high - low)[robot.finger_actuators]
+        self._bias = data.qfrc_bias[robot.dof]
+        self._arm_command, self._finger_command = data.ctrl[robot.actuators], data.ctrl[robot.finger_actuators]
+        self._inertia = np.zeros((model.nv, model.nv))
+        self._jacobians = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        self._qvel = data.qvel
+        self._wrench = np.zeros(6)
+        n = len(self._low)
+        self.live = ArmReading(
+            mass=np.zeros((n, n), order="F"),
+            jacobian=np.zeros((6, n), order="F"),
+            qpos=data.qpos[robot.qpos],
+            qvel=data.qvel[robot.dof],
+            position=data.site_xpos[robot.grip_site],
+            rotation=data.site_xmat[robot.grip_site].reshape(3, 3),
+            velocity=np.zeros(6),
+        )
+        """The present reading, after `look`."""
+
+    def look(self) -> None:
+        """Bring `live` up to date with the data, whose positions and velocities have been computed (`mj_step1`)."""
+        arm, dof, (linear, angular) = self.live, self._robot.dof, self._jacobians
+        mujoco.mj_jacSite(self._model, self._data, linear, angular, self._robot.grip_site)
+        if _DATA_FIRST:
+            mujoco.mj_fullM(self._model, self._data, self._inertia)
+        else:
+            mujoco.mj_fullM(self._model, self._inertia, self._data.qM)
+        arm.mass[:] = self._inertia[dof, dof]
+        arm.jacobian[:3], arm.jacobian[3:] = linear[:, dof], angular[:, dof]
+        arm.velocity[:3], arm.velocity[3:] = np.dot(linear, self._qvel), np.dot(angular, self._qvel)
+
+    def command(self, state: ControllerState, gripper: float, arm: ArmReading) -> None:
+        """One substep: torques that pull the hand to its goal, and fingers that close (gripper > 0), open (< 0) or hold.
+
+        tau = J^T [L_p F; L_r T] + bias + N^T M (10 (q0 - q) - 2 sqrt(10) qd), clipped to the motors' limits, with
+        L_p = (J_p M^-1 J_p^T)^-1, L_r likewise, F = kp e_p - kd v, T = kp e_r - kd w and N = 1 - M^-1 J^T L J.
+        """
+        force, torque, force_map, torque_map, rest_torques = _task_space(
+            arm.mass, arm.jacobian, arm.qpos, arm.qvel, arm.position, arm.rotation, arm.velocity,
+            state.goal_position, state.goal_rotation, state.rest_joints,
+        )  # fmt: skip
+        self._wrench[:3], self._wrench[3:] = np.dot(force_map, force), np.dot(torque_map, torque)
+        torques = np.dot(arm.jacobian.T, self._wrench)
+        _write_arm(torques, self._bias, rest_torques, self._low, self._high, self._arm_command)
+        step = FINGER_STEP * np.sign(gripper)
+        _write_fingers(state.fingers, step, self._finger_centre, self._finger_reach, self._finger_command)
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,116 +152,24 @@ def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_jit
-def _cholesky(matrix, factor):
-    """Lower factor of a symmetric matrix; False where it is not safely positive definite."""
-    size = matrix.shape[0]
-    largest = 0.0
-    for i in range(size):
-        largest = max(largest, matrix[i, i])
-    for i in range(size):
-        for j in range(i + 1):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= factor[i, k] * factor[j, k]
-            if i == j:
-                if not total > 1e-12 * largest:
-                    return False
-                factor[i, i] = np.sqrt(total)
-            else:
-                factor[i, j] = total / factor[j, j]
-    return True
+def _task_space(mass, jacobian, qpos, qvel, position, rotation, velocity, goal_position, goal_rotation, rest_joints):  # type: ignore[no-untyped-def]
+    """Force [3] and torque [3] that the errors ask for, the maps [3, 3] that make a wrench of them, nullspace torques [n]."""
+    force = (goal_position - position) * STIFFNESS + (-velocity[:3]) * DAMPING
+    torque = orientation_error(goal_rotation, rotation) * STIFFNESS + (-velocity[3:]) * DAMPING
+    rows = np.ascontiguousarray(jacobian)
+    _, force_map, torque_map, nullspace = opspace_matrices(mass, rows, rows[:3].copy(), rows[3:].copy())
+    return force, torque, force_map, torque_map, nullspace_torques(mass, nullspace, rest_joints, qpos, qvel)
 
 
 @_jit
-def _solve_spd(matrix, right):
-    """matrix^+ @ right for a symmetric positive semi-definite matrix: Cholesky, or the pseudo-inverse where it is singular."""
-    size = matrix.shape[0]
-    factor = np.zeros((size, size))
-    if not _cholesky(matrix, factor):
-        return np.linalg.pinv(matrix) @ right
-    solution = right.copy()
-    for i in range(size):
-        for k in range(i):
-            solution[i] -= factor[i, k] * solution[k]
-        solution[i] /= factor[i, i]
-    for i in range(size - 1, -1, -1):
-        for k in range(i + 1, size):
-            solution[i] -= factor[k, i] * solution[k]
-        solution[i] /= factor[i, i]
-    return solution
+def _write_arm(torques, bias, rest_torques, low, high, command):  # type: ignore[no-untyped-def]
+    for i in range(len(torques)):
+        command[i] = min(max(torques[i] + bias[i] + rest_torques[i], low[i]), high[i])
 
 
 @_jit
-def arm_torques(
-    inertia, jacobian_position, jacobian_rotation, qpos, qvel, bias, qpos_ids, dof_ids, position, rotation,
-    goal_position, goal_rotation, rest_joints, low, high, torques,
-):  # fmt: skip
-    """Write the n joint torques that pull the hand to its goal, clipped to [low, high], into `torques`.
-
-    tau = J^T [L_p F; L_r T] + bias + N^T M (kp (q0 - q) - kd qd), with L_p = (J_p M^-1 J_p^T)^-1, L_r likewise,
-    F = kp e_p - kd v, T = kp e_r - kd w, and N^T = 1 - J^T L J M^-1.
-
-    inertia [nv, nv], jacobians [3, nv], qpos [nq], qvel [nv] and bias [nv] are of the whole model; qpos_ids and dof_ids
-    [n] select the arm. rotation and goal_rotation are [3, 3].
-    """
-    n = dof_ids.shape[0]
-    mass = np.empty((n, n))
-    jacobian = np.empty((6, n))
-    velocity = np.zeros(6)
-    rest_acceleration = np.empty(n)
-    for i in range(n):
-        dof = dof_ids[i]
-        for j in range(n):
-            mass[i, j] = inertia[dof, dof_ids[j]]
-        for row in range(3):
-            jacobian[row, i] = jacobian_position[row, dof]
-            jacobian[3 + row, i] = jacobian_rotation[row, dof]
-        for row in range(6):
-            velocity[row] += jacobian[row, i] * qvel[dof]
-        rest_acceleration[i] = NULLSPACE_STIFFNESS * (rest_joints[i] - qpos[qpos_ids[i]]) - NULLSPACE_DAMPING * qvel[dof]
-
-    wrench = np.zeros(6)
-    for column in range(3):
-        current, desired = rotation[:, column], goal_rotation[:, column]
-        wrench[3] += 0.5 * (current[1] * desired[2] - current[2] * desired[1])
-        wrench[4] += 0.5 * (current[2] * desired[0] - current[0] * desired[2])
-        wrench[5] += 0.5 * (current[0] * desired[1] - current[1] * desired[0])
-    wrench[:3] = goal_position - position
-    wrench = STIFFNESS * wrench - DAMPING * velocity
-
-    inverse_mass_jacobian = np.empty((n, 6))
-    for row in range(6):
-        inverse_mass_jacobian[:, row] = _solve_spd(mass, jacobian[row])
-    mobility = jacobian @ inverse_mass_jacobian
-    wrench[:3] = _solve_spd(np.ascontiguousarray(mobility[:3, :3]), wrench[:3])
-    wrench[3:] = _solve_spd(np.ascontiguousarray(mobility[3:, 3:]), wrench[3:])
-    wrench -= _solve_spd(mobility, jacobian @ rest_acceleration)
-    total = jacobian.T @ wrench + mass @ rest_acceleration
-    for i in range(n):
-        torques[i] = min(max(total[i] + bias[dof_ids[i]], low[i]), high[i])
-
-
-def set_goal(
-    state: ControllerState,
-    action: Float64[np.ndarray, "6"],
-    position: Float64[np.ndarray, "3"],
-    rotation: Float64[np.ndarray, "3 3"],
-) -> None:
-    """Move the goal by an action (clipped to [-1, 1]) from the hand's present pose.
-
-    The goal orientation stays where it was while the three rotation commands are exactly zero.
-    """
-    from robosuite.utils.transform_utils import axisangle2quat, quat2mat
-
-    delta = np.clip(action, -1.0, 1.0) * ACTION_SCALE
-    state.goal_position = position + delta[:3]
-    if delta[3:].any():
-        # robosuite's own functions, because its quat2mat rounds to single precision on the way
-        state.goal_rotation = np.ascontiguousarray(quat2mat(axisangle2quat(delta[3:])) @ rotation)
-
-
-def move_fingers(state: ControllerState, command: float) -> Float64[np.ndarray, "2"]:
-    """One substep of the integrating gripper: command > 0 closes, < 0 opens, 0 holds. Returns the commands in [-1, 1]."""
-    step = GRIPPER_SPEED * np.sign(command)
-    state.fingers = np.clip(state.fingers + np.array([-step, step]), -1.0, 1.0)
-    return state.fingers
+def _write_fingers(fingers, step, centre, reach, command):  # type: ignore[no-untyped-def]
+    fingers[0] = min(max(fingers[0] - step, -1.0), 1.0)
+    fingers[1] = min(max(fingers[1] + step, -1.0), 1.0)
+    for i in range(2):
+        command[i] = centre[i] + reach[i] * fingers[i]

@@ -78,7 +78,7 @@ def _draw(scene: Scene, joint_noise: float) -> InitialState:
     mujoco.mj_resetData(model, data)
     scene.fixture_poses = scene.default_fixture_poses
     noise = np.random.randn(len(scene.nominal_joints))
-    data.qpos[scene.robot.arm_qpos] = scene.nominal_joints + joint_noise * noise
+    data.qpos[scene.robot.qpos] = scene.nominal_joints + joint_noise * noise
     data.qpos[scene.robot.finger_qpos] = scene.open_fingers
     # Twice, because LIBERO appends them again at every load, and its first reset is the second load.
     for initializer in problem.object_property_initializers * 2:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from jaxtyping import Float64
 
 from vla_rl.sim.base import SimError
 from vla_rl.sim.libero import gl
-from vla_rl.sim.libero.controller import ControllerState
 from vla_rl.sim.libero.tasks import LiberoTask
 
 RENDER_QUALITIES = ("exact", "fast")
@@ -30,6 +28,8 @@ try:
     from libero.libero.envs import TASK_MAPPING, bddl_utils
     from robosuite.models.base import MujocoModel
     from robosuite.utils.binding_utils import MjSim
+
+    from vla_rl.sim.libero.controller import ArmReading, ControllerState, RobotIndices
 except (AttributeError, RuntimeError, OSError) as error:
     raise gl.import_failure(error) from error
 except ImportError as error:
@@ -72,32 +72,6 @@ def isolated_random(seed: int) -> Iterator[None]:
         random.setstate(before[1])
 
 
-@dataclass(frozen=True)
-class RobotIndices:
-    """Where the arm and the gripper are in the model's arrays."""
-
-    arm_qpos: np.ndarray
-    arm_dof: np.ndarray
-    arm_actuators: np.ndarray
-    finger_qpos: np.ndarray
-    finger_actuators: np.ndarray
-    grip_site: int
-    hand_body: int
-
-
-@dataclass(frozen=True)
-class ArmDynamics:
-    """What the controller reads of the arm, in arrays of the whole model."""
-
-    inertia: Float64[np.ndarray, "nv nv"]
-    jacobian_position: Float64[np.ndarray, "3 nv"]
-    jacobian_rotation: Float64[np.ndarray, "3 nv"]
-    qpos: Float64[np.ndarray, "nq"]
-    qvel: Float64[np.ndarray, "nv"]
-    position: Float64[np.ndarray, "3"]
-    rotation: Float64[np.ndarray, "3 3"]
-
-
 class Scene:
     """The compiled scene of one task. All slots of this task take turns in its `data`."""
 
@@ -112,23 +86,33 @@ class Scene:
         """The episode whose state is in `data`."""
         robot = self.problem.robots[0]
         self.robot = RobotIndices(
-            arm_qpos=np.array(robot._ref_joint_pos_indexes),
-            arm_dof=np.array(robot._ref_joint_vel_indexes),
-            arm_actuators=np.array(robot._ref_joint_actuator_indexes),
-            finger_qpos=np.array(robot._ref_gripper_joint_pos_indexes),
-            finger_actuators=np.array(robot._ref_joint_gripper_actuator_indexes),
+            qpos=_as_slice(robot._ref_joint_pos_indexes),
+            dof=_as_slice(robot._ref_joint_vel_indexes),
+            actuators=_as_slice(robot._ref_joint_actuator_indexes),
+            finger_qpos=_as_slice(robot._ref_gripper_joint_pos_indexes),
+            finger_actuators=_as_slice(robot._ref_joint_gripper_actuator_indexes),
             grip_site=int(robot.eef_site_id),
             hand_body=int(self.model.body(robot.robot_model.eef_name).id),
         )
         self.nominal_joints: Float64[np.ndarray, "7"] = np.array(robot.init_qpos, dtype=np.float64)
         self.open_fingers: Float64[np.ndarray, "2"] = np.array(robot.gripper.init_qpos, dtype=np.float64)
-        self.reset_dynamics = self._dynamics_at_reset(robot.controller)
+        controller = robot.controller
         self._controller = ControllerState(
-            goal_position=np.array(robot.controller.goal_pos),
-            goal_rotation=np.array(robot.controller.goal_ori),
-            rest_joints=self.nominal_joints.copy(),
+            goal_position=np.array(controller.goal_pos),
+            goal_rotation=np.array(controller.goal_ori),
+            rest_joints=np.array(controller.initial_joint),
             fingers=np.zeros(2),
         )
+        self.arm_at_reset = ArmReading(
+            mass=np.asfortranarray(controller.mass_matrix),
+            jacobian=np.asfortranarray(controller.J_full),
+            qpos=np.array(controller.joint_pos),
+            qvel=np.array(controller.joint_vel),
+            position=np.array(controller.ee_pos),
+            rotation=np.array(controller.ee_ori_mat),
+            velocity=np.concatenate([controller.ee_pos_vel, controller.ee_ori_vel]),
+        )
+        """What robosuite's controller saw when LIBERO's reset made it, before any initial state was written."""
         self._fixture_bodies = np.array(
             [self.model.body(fixture.root_body).id for fixture in self.problem.fixtures_dict.values()], dtype=np.int64
         )
@@ -143,17 +127,6 @@ class Scene:
         self.model.body_pos[:], self.model.body_quat[:] = self.problem.compiled_poses
         self.default_fixture_poses = self.fixture_poses
         self.default_site_alpha = self.site_alpha
-
-    def _dynamics_at_reset(self, controller: Any) -> ArmDynamics:
-        """What robosuite's controller saw when LIBERO's reset made it, before any initial state was written."""
-        nq, nv, arm = self.model.nq, self.model.nv, self.robot.arm_dof
-        inertia, qpos = np.zeros((nv, nv)), np.zeros(nq)
-        inertia[np.ix_(arm, arm)] = controller.mass_matrix
-        qpos[self.robot.arm_qpos] = controller.joint_pos
-        jacobians = np.zeros((2, 3, nv))
-        jacobians[:, :, arm] = controller.J_pos, controller.J_ori
-        rotation = np.array(controller.ee_ori_mat)
-        return ArmDynamics(inertia, jacobians[0], jacobians[1], qpos, np.zeros(nv), np.array(controller.ee_pos), rotation)
 
     @property
     def fixture_poses(self) -> Float64[np.ndarray, "F 7"]:
@@ -198,6 +171,14 @@ class Scene:
             cameras = sorted(self.model.camera(i).name for i in range(self.model.ncam))
             raise SimError(f"{self.task.suite} task {self.task.task_id} has no camera {name!r}; it has: {', '.join(cameras)}")
         return camera
+
+
+def _as_slice(indices: Sequence[int]) -> slice:
+    """Views through slices are live; the Panda's joints and motors are consecutive in every LIBERO scene."""
+    start, stop = int(indices[0]), int(indices[-1]) + 1
+    if list(indices) != list(range(start, stop)):
+        raise SimError(f"the robot's indices {list(indices)} are not consecutive; this robosuite is not the expected 1.4")
+    return slice(start, stop)
 
 
 class _SceneProblem:

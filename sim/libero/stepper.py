@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vla_rl.sim.base import SimError
-from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState, arm_torques, move_fingers, set_goal
+from vla_rl.sim.libero.controller import ACTION_DIM, ArmController, ArmReading, ControllerState
 from vla_rl.sim.libero.sampling import initial_state
-from vla_rl.sim.libero.scene import ArmDynamics, Scene
+from vla_rl.sim.libero.scene import Scene
 from vla_rl.types import EpisodeSpec
 
 SUBSTEPS = 25
@@ -29,7 +29,6 @@ SETTLING_STEPS = 10
 _NO_OP = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
-_DATA_FIRST = tuple(int(part) for part in mujoco.__version__.split(".")[:2]) >= (3, 4)
 
 
 @dataclass
@@ -55,21 +54,8 @@ class Stepper:
     def __init__(self, scene: Scene) -> None:
         model, data, robot = scene.model, scene.data, scene.robot
         self.scene = scene
-        self._live = ArmDynamics(
-            inertia=np.zeros((model.nv, model.nv)),
-            jacobian_position=np.zeros((3, model.nv)),
-            jacobian_rotation=np.zeros((3, model.nv)),
-            qpos=data.qpos,
-            qvel=data.qvel,
-            position=data.site_xpos[robot.grip_site],
-            rotation=data.site_xmat[robot.grip_site].reshape(3, 3),
-        )
-        self._bias, self._ctrl, self._hand_quaternion = data.qfrc_bias, data.ctrl, data.xquat[robot.hand_body]
-        low, high = model.actuator_ctrlrange.T
-        self._low, self._high = low[robot.arm_actuators].copy(), high[robot.arm_actuators].copy()
-        self._finger_centre = 0.5 * (low + high)[robot.finger_actuators]
-        self._finger_range = 0.5 * (high - low)[robot.finger_actuators]
-        self._torques = np.zeros(len(robot.arm_actuators))
+        self._arm = ArmController(model, data, robot)
+        self._qpos, self._hand_quaternion = data.qpos, data.xquat[robot.hand_body]
         self.state_size = mujoco.mj_stateSize(model, _STATE)
         if round(0.05 / model.opt.timestep) != SUBSTEPS:
             raise SimError(f"{scene.task.suite} task {scene.task.task_id} has a time step of {model.opt.timestep} s, not 0.002 s")
@@ -94,7 +80,7 @@ class Stepper:
         scene.active = episode
         for step in range(SETTLING_STEPS):
             # robosuite's controller does not look again before its first torques: it still knows the arm of the reset.
-            self._run(episode, _NO_OP, scene.reset_dynamics if step == 0 else self._live)
+            self._run(episode, _NO_OP, scene.arm_at_reset if step == 0 else self._arm.live)
         return episode
 
     def suspend(self) -> None:
@@ -125,21 +111,21 @@ class Stepper:
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise SimError(f"an action must be {ACTION_DIM} finite numbers, and this one is {action.tolist()}")
         self.activate(episode)
-        self._run(episode, action, self._live)
+        self._run(episode, action, self._arm.live)
 
-    def _run(self, episode: Episode, action: Float64[np.ndarray, "7"], first: ArmDynamics) -> None:
+    def _run(self, episode: Episode, action: Float64[np.ndarray, "7"], first: ArmReading) -> None:
         """The substeps of one action; `first` is what the controller knows in the first of them."""
-        scene = self.scene
+        scene, controller, arm = self.scene, episode.controller, self._arm
         model, data = scene.model, scene.data
         scene.update_site_alpha()
         for substep in range(1, SUBSTEPS + 1):
             if substep == OBSERVED_SUBSTEP:
-                episode.observed_qpos = self._live.qpos.copy()
+                episode.observed_qpos = self._qpos.copy()
             mujoco.mj_step1(model, data)
-            dynamics = first if substep == 1 else self._live
+            arm.look()
             if substep == 1:
-                set_goal(episode.controller, action[:6], dynamics.position, dynamics.rotation)
-            self._control(episode.controller, action[6], dynamics)
+                controller.set_goal(action[:6], first)
+            arm.command(controller, action[6], first if substep == 1 else arm.live)
             mujoco.mj_step2(model, data)
             if substep == OBSERVED_SUBSTEP:
                 episode.proprio = self._proprio()
@@ -148,24 +134,9 @@ class Stepper:
         episode.site_alpha = scene.site_alpha
         episode.success = scene.success()
 
-    def _control(self, state: ControllerState, gripper: float, arm: ArmDynamics) -> None:
-        model, data, robot, live = self.scene.model, self.scene.data, self.scene.robot, self._live
-        mujoco.mj_jacSite(model, data, live.jacobian_position, live.jacobian_rotation, robot.grip_site)
-        if _DATA_FIRST:
-            mujoco.mj_fullM(model, data, live.inertia)
-        else:
-            mujoco.mj_fullM(model, live.inertia, data.qM)
-        arm_torques(
-            arm.inertia, arm.jacobian_position, arm.jacobian_rotation, arm.qpos, arm.qvel, self._bias,
-            robot.arm_qpos, robot.arm_dof, arm.position, arm.rotation,
-            state.goal_position, state.goal_rotation, state.rest_joints, self._low, self._high, self._torques,
-        )  # fmt: skip
-        self._ctrl[robot.arm_actuators] = self._torques
-        self._ctrl[robot.finger_actuators] = self._finger_centre + self._finger_range * move_fingers(state, gripper)
-
     def _proprio(self) -> Float32[np.ndarray, "8"]:
-        fingers = self._live.qpos[self.scene.robot.finger_qpos]
-        return np.concatenate([self._live.position, _axis_angle(self._hand_quaternion), fingers]).astype(np.float32)
+        fingers = self._qpos[self.scene.robot.finger_qpos]
+        return np.concatenate([self._arm.live.position, _axis_angle(self._hand_quaternion), fingers]).astype(np.float32)
 
 
 def _axis_angle(quaternion: Float64[np.ndarray, "4"]) -> Float64[np.ndarray, "3"]:
