@@ -46,9 +46,7 @@ class ChunkDataset:
         return ChunkDataset.from_demonstrations(demonstrations, cameras, chunk_length)
 
     @staticmethod
-    def from_demonstrations(
-        demonstrations: Sequence[Demonstration], cameras: Sequence[str], chunk_length: int
-    ) -> ChunkDataset:
+    def from_demonstrations(demonstrations: Sequence[Demonstration], cameras: Sequence[str], chunk_length: int) -> ChunkDataset:
         """Frames of all demonstrations must have one size; raises `DatasetError` otherwise."""
         sizes = {d.images[camera].shape[1:] for d in demonstrations for camera in cameras}
         if len(sizes) > 1:
@@ -68,9 +66,7 @@ class ChunkDataset:
     def __len__(self) -> int:
         return len(self.start)
 
-    def __getitem__(
-        self, index: np.ndarray
-    ) -> tuple[Observation, Float32[np.ndarray, "B A D"], Bool[np.ndarray, "B A"]]:
+    def __getitem__(self, index: np.ndarray) -> tuple[Observation, Float32[np.ndarray, "B A D"], Bool[np.ndarray, "B A"]]:
         """Observations, labels, and which labels are real: a chunk that runs over the end repeats the last one, masked."""
         rows = self.start[index][:, None] + np.arange(self.chunk_length)
         mask = rows < self.end[index][:, None]

@@ -4,7 +4,7 @@ Layout: `data` carries the task's description as attributes, `data/demo_i` one e
 `expert_actions`, `skill`, the episode spec and provenance, which foreign readers ignore; with thinned-out frames
 `obs/frame_index` says which steps the images show (such a file is for our reader only).
 
-A writer puts each finished episode into a part file of its own (the same layout, one episode), renamed into place when
+The writer puts each finished episode into a part file of its own (the same layout, one episode), renamed into place when
 complete, and merges the parts at the end: a kill or a full disk at any instant costs at most the unfinished episode.
 
 Legend: T control steps, F frames, H x W image size.
@@ -16,7 +16,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,66 +52,71 @@ class TaskHeader:
     """Further attributes of ours."""
 
 
-class DemonstrationWriter:
-    """Collects the episodes of one file; episodes are keyed, so that an interrupted collection can go on.
+def add_episode(path: Path, header: TaskHeader, key: int, demonstration: Demonstration, compression: str | None = None) -> Path:
+    """Write a finished episode of the file `path` as a part; when this returns, it survives a kill.
 
-    Raises `DatasetError` when the disk is full or the place cannot be written; finished episodes stay.
+    `key` orders the episodes. `compression` of the frames is "gzip", "lzf" or None. Raises `DatasetError` for an
+    episode that is not whole, and when the disk is full or the place cannot be written; finished episodes stay.
     """
+    if compression not in (None, "gzip", "lzf"):
+        raise DatasetError(f"compression {compression!r} is unknown; choose gzip, lzf or none")
+    demonstration.validate()
+    target = _part(path, key)
+    with _writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _atomic(target) as file:
+            data = file.create_group("data")
+            _write_header(data, header)
+            _write_episode(data.create_group("demo_0"), key, demonstration, compression)
+            _write_totals(data)
+    return target
 
-    def __init__(self, path: Path, header: TaskHeader, compression: str | None = None) -> None:
-        if compression not in (None, "gzip", "lzf"):
-            raise DatasetError(f"compression {compression!r} is unknown; choose gzip, lzf or none")
-        self.path = Path(path)
-        self.parts = parts_folder(self.path)
-        self._header = header
-        self._compression = compression
-        with _writing(self.parts, 0):
-            self.parts.mkdir(parents=True, exist_ok=True)
-            for leftover in self.parts.glob("*.tmp"):
-                leftover.unlink()
 
-    def keys(self) -> list[int]:
-        """Keys of the finished episodes, in order."""
-        return sorted(int(part.stem.split("_")[1]) for part in self.parts.glob("episode_*.hdf5"))
+def merge_parts(path: Path) -> Path:
+    """Merge the parts of a file, ordered by key, and remove them. Raises `DatasetError` when there are none."""
+    parts = [_part(path, key) for key in finished_parts(path)]
+    if not parts:
+        raise DatasetError(f"{path}: there is no finished episode to write")
+    with _writing(path), _atomic(path) as file:
+        data = file.create_group("data")
+        for index, part in enumerate(parts):
+            with open_dataset(part) as source:
+                source.copy("data/demo_0", data, name=f"demo_{index}")
+                if index == 0:
+                    for name, value in source["data"].attrs.items():
+                        data.attrs[name] = value
+        _write_totals(data)
+    shutil.rmtree(parts_folder(path), ignore_errors=True)
+    return path
 
-    def add(self, key: int, demonstration: Demonstration) -> Path:
-        """Write a finished episode; when this returns it survives a kill."""
-        demonstration.validate()
-        target = self.parts / f"episode_{key:06d}.hdf5"
-        with _writing(target, len(self.keys())), _atomic(target) as file:
-            data = _write_header(file, self._header, 1, len(demonstration))
-            _write_episode(data.create_group("demo_0"), key, demonstration, self._compression)
-        return target
 
-    def drop(self, key: int) -> None:
-        """Forget a finished episode."""
-        (self.parts / f"episode_{key:06d}.hdf5").unlink(missing_ok=True)
+def split_into_parts(path: Path) -> None:
+    """Make parts of a finished file's episodes again, where there are none, so that others can be added."""
+    with _writing(path), open_dataset(path) as source:
+        parts_folder(path).mkdir(exist_ok=True)
+        for name in episode_names(source):
+            target = _part(path, int(source[f"data/{name}"].attrs["episode_key"]))
+            if not target.exists():
+                with _atomic(target) as file:
+                    data = file.create_group("data")
+                    source.copy(f"data/{name}", data, name="demo_0")
+                    for key, value in source["data"].attrs.items():
+                        data.attrs[key] = value
+                    _write_totals(data)
 
-    def finish(self) -> Path:
-        """Merge the parts, ordered by key, into the final file and remove them. Raises `DatasetError` without any."""
-        parts = [self.parts / f"episode_{key:06d}.hdf5" for key in self.keys()]
-        if not parts:
-            raise DatasetError(f"{self.path}: there is no finished episode to write")
-        with _writing(self.path, len(parts)), _atomic(self.path) as file:
-            data = _write_header(file, self._header, len(parts), 0)
-            total = 0
-            for index, part in enumerate(parts):
-                with open_dataset(part) as source:
-                    source.copy(source["data/demo_0"], data, name=f"demo_{index}")
-                total += int(data[f"demo_{index}"].attrs["num_samples"])
-            data.attrs["total"] = total
-        shutil.rmtree(self.parts, ignore_errors=True)
-        return self.path
+
+def finished_parts(path: Path) -> list[int]:
+    """Keys of the finished episodes of an unfinished file, in order."""
+    return sorted(int(part.stem.split("_")[1]) for part in parts_folder(path).glob("episode_*.hdf5"))
 
 
 def write_demonstrations(
-    path: Path, header: TaskHeader, demonstrations: Sequence[Demonstration], compression: str | None = None
+    path: Path, header: TaskHeader, demonstrations: Iterable[Demonstration], compression: str | None = None
 ) -> Path:
-    """Write a whole file at once."""
-    writer = DemonstrationWriter(path, header, compression)
+    """Write a whole file."""
     for key, demonstration in enumerate(demonstrations):
-        writer.add(key, demonstration)
-    return writer.finish()
+        add_episode(path, header, key, demonstration, compression)
+    return merge_parts(path)
 
 
 def parts_folder(path: Path) -> Path:
@@ -142,7 +147,7 @@ def read_demonstrations(path: Path, cameras: Sequence[str] | None = None, limit:
     """
     for file in dataset_files(path):
         with open_dataset(file) as source:
-            for name in _episode_names(source)[:limit]:
+            for name in episode_names(source)[:limit]:
                 yield _read_episode(source, name, file, cameras)
 
 
@@ -151,7 +156,7 @@ def count_demonstrations(path: Path) -> int:
     count = 0
     for file in dataset_files(path):
         with open_dataset(file) as source:
-            count += len(_episode_names(source))
+            count += len(episode_names(source))
     return count
 
 
@@ -168,23 +173,35 @@ def open_dataset(path: Path) -> Iterator[h5py.File]:
             "delete it and download or collect it again"
         ) from error
     with source:
-        if not _episode_names(source):
+        if not episode_names(source):
             raise DatasetError(f"{path} is HDF5 but holds no demonstrations (no group data/demo_0): it is not LIBERO's format")
         yield source
 
 
+def episode_names(source: h5py.File) -> list[str]:
+    """Groups of the episodes in a file, by number."""
+    data = source.get("data")
+    if not isinstance(data, h5py.Group):
+        return []
+    return sorted((name for name in data if name.startswith("demo_") and name[5:].isdigit()), key=lambda name: int(name[5:]))
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def _writing(target: Path, finished: int) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     try:
         yield
+    except DatasetError:
+        raise
     except (OSError, RuntimeError) as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(
-            f"cannot write {target} ({_first_line(error)}); {finished} finished episodes are kept, "
+            f"cannot write {path} ({_first_line(error)}); {len(finished_parts(path))} finished episodes are kept beside it: "
             "free space or choose another folder, and run it again to go on"
         ) from error
+
+
+def _part(path: Path, key: int) -> Path:
+    return parts_folder(path) / f"episode_{key:06d}.hdf5"
 
 
 @contextlib.contextmanager
@@ -206,8 +223,7 @@ def _atomic(target: Path) -> Iterator[h5py.File]:
         raise
 
 
-def _write_header(file: h5py.File, header: TaskHeader, num_demos: int, total: int) -> h5py.Group:
-    data = file.create_group("data")
+def _write_header(data: h5py.Group, header: TaskHeader) -> None:
     data.attrs["tag"] = TAG
     data.attrs["macros_image_convention"] = IMAGE_CONVENTION
     data.attrs["env_name"] = header.env_name
@@ -215,11 +231,13 @@ def _write_header(file: h5py.File, header: TaskHeader, num_demos: int, total: in
     data.attrs["bddl_file_name"] = header.bddl_file_name
     data.attrs["bddl_file_content"] = header.bddl_file_content
     data.attrs["env_args"] = json.dumps(dict(header.env_args))
-    data.attrs["num_demos"] = num_demos
-    data.attrs["total"] = total
     for name, value in header.extra.items():
         data.attrs[name] = value
-    return data
+
+
+def _write_totals(data: h5py.Group) -> None:
+    data.attrs["num_demos"] = len(data)
+    data.attrs["total"] = sum(int(episode.attrs["num_samples"]) for episode in data.values())
 
 
 def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression: str | None) -> None:
@@ -270,13 +288,6 @@ def quaternion(axis_angle: Float64[np.ndarray, "T 3"]) -> Float64[np.ndarray, "T
 # -- reading -----------------------------------------------------------------------------------------------------------
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _episode_names(source: h5py.File) -> list[str]:
-    data = source.get("data")
-    if not isinstance(data, h5py.Group):
-        return []
-    return sorted((name for name in data if name.startswith("demo_") and name[5:].isdigit()), key=lambda name: int(name[5:]))
 
 
 def _read_episode(source: h5py.File, name: str, path: Path, cameras: Sequence[str] | None) -> Demonstration:

@@ -12,6 +12,8 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from vla_rl.sim.base import SimError
+
 GRIP_SITE = "gripper0_grip_site"
 FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 FINGER_BODIES = ("gripper0_leftfinger", "gripper0_rightfinger")
@@ -21,7 +23,7 @@ ARM_REACH = 0.675
 ROBOT_PREFIXES = ("robot0_", "gripper0_", "mount0_")
 
 
-class ExpertError(RuntimeError):
+class ExpertError(SimError):
     """The expert has no plan for this task; the message says which goal and why."""
 
 
@@ -77,8 +79,8 @@ class SceneView:
     def ceiling(self, point: Float64[np.ndarray, "2"]) -> float:
         """How high the grip can be at a place without stretching the arm, at the hand's present orientation."""
         offset = self.data.xpos[self.model.body(WRIST).id] - self.grip_position
-        across = np.linalg.norm(point + offset[:2] - self.base[:2])
-        return float(self.base[2] - offset[2] + np.sqrt(max(ARM_REACH**2 - across**2, 0.0)))
+        across = float(np.linalg.norm(point + offset[:2] - self.base[:2]))
+        return float(self.base[2] - offset[2]) + max(ARM_REACH**2 - across**2, 0.0) ** 0.5
 
     def fingers_touch(self, name: str) -> Bool[np.ndarray, "2"]:
         """Which of the two fingers touches the object."""

@@ -1,0 +1,271 @@
+"""Demonstrations of the scripted expert: expert x LIBERO -> HDF5, one file a task.
+
+Every episode is a function of (seed, task, its number) alone, so the number of processes and interruptions do not
+change the data. Each is written as soon as it is done; a second run with the same settings goes on where the first
+stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from vla_rl.data.demonstration import DatasetError
+from vla_rl.data.libero_hdf5 import (
+    dataset_files,
+    episode_names,
+    finished_parts,
+    merge_parts,
+    open_dataset,
+    parts_folder,
+    read_demonstrations,
+    split_into_parts,
+)
+from vla_rl.sim.base import SimError
+from vla_rl.trainers.progress import Progress
+
+if TYPE_CHECKING:
+    from vla_rl.collect_worker import Collection
+    from vla_rl.sim.libero.expert import NoiseSettings
+
+
+def collect_demonstrations(
+    suite: str,
+    task_ids: Sequence[int],
+    episodes_per_task: int,
+    seed: int,
+    output_dir: Path,
+    cameras: Sequence[str] = ("agentview", "robot0_eye_in_hand"),
+    image_size: int = 128,
+    noise: float | NoiseSettings = 0.1,
+    num_workers: int | None = None,
+    render_quality: str = "fast",
+    frame_stride: int = 1,
+    shipped_states: float = 0.5,
+    compression: str | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Collect successful demonstrations; returns one file `<TASK>_demo.hdf5` a task, in the order of `task_ids`.
+
+    `noise` is the standard deviation of the noise on executed actions, or all its settings; `frame_stride` renders only
+    every so many steps; `shipped_states` is the share of episodes that begin in shipped states 0-39, the others are
+    sampled by training seeds; `num_workers` defaults to the number of CPU cores. Episodes in which the expert fails are
+    dropped and replaced. Raises `SimError` for tasks that do not exist or that the expert does not know, `DatasetError`
+    when the folder holds data of other settings, cannot be written, or the expert fails again and again.
+    """
+    from vla_rl.collect_worker import Collection
+    from vla_rl.sim.libero.expert import NoiseSettings
+    from vla_rl.sim.libero.tasks import find_task
+
+    if min(episodes_per_task, frame_stride, image_size) < 1 or not 0 <= shipped_states <= 1 or seed < 0:
+        raise DatasetError(
+            "episodes_per_task, frame_stride and image_size must be at least 1, shipped_states from 0 to 1, the seed not negative"
+        )
+    settings = noise if isinstance(noise, NoiseSettings) else NoiseSettings.of(noise)
+    files: dict[Path, Collection] = {}
+    jobs: list[dict[str, Any]] = []
+    for task_id in dict.fromkeys(task_ids):
+        path = Path(output_dir) / f"{find_task(suite, task_id).name}_demo.hdf5"
+        collection = Collection(
+            suite, task_id, seed, tuple(cameras), image_size, render_quality, frame_stride, shipped_states, settings
+        )
+        files[path] = collection
+        done = _resume(path, collection.to_json(), episodes_per_task)
+        job = {"collection": collection.to_json(), "path": str(path), "compression": compression}
+        jobs += [job | {"number": number} for number in range(episodes_per_task) if number not in done]
+    outcomes = _run(jobs, num_workers or len(os.sched_getaffinity(0)), episodes_per_task * len(files), progress)
+    for path, collection in files.items():
+        if finished_parts(path):
+            merge_parts(path)
+        made = [outcome for outcome in outcomes if outcome["task_id"] == collection.task_id]
+        if progress and made:
+            _report(path, made)
+    return list(files)
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What became of stored actions when they were executed again."""
+
+    episodes: int
+    successes: int
+    """Episodes that succeeded as stored."""
+    exact: int
+    """Episodes whose every state was the stored one, bit for bit."""
+    failed: tuple[str, ...]
+    """Which did not succeed, in words."""
+
+
+def replay(path: Path, limit: int | None = None) -> ReplayReport:
+    """Execute the stored actions of a file or folder again, from the stored specs, without rendering.
+
+    `limit` is the number of episodes of each file. Raises `DatasetError` for episodes that do not say how they began.
+    """
+    from vla_rl.sim.libero.backend import LiberoBackend
+
+    episodes = successes = exact = 0
+    failed = []
+    backend = LiberoBackend(num_slots=1, cameras=())
+    try:
+        for file in dataset_files(path):
+            for number, demonstration in enumerate(read_demonstrations(file, cameras=(), limit=limit)):
+                if demonstration.spec is None:
+                    raise DatasetError(
+                        f"{file}, episode {number} holds no episode spec: only demonstrations of ours can be replayed"
+                    )
+                backend.reset(0, demonstration.spec)
+                success, same = False, demonstration.states is not None
+                for t, action in enumerate(demonstration.actions):
+                    if demonstration.states is not None:
+                        data = backend.data(0)
+                        same &= np.array_equal(np.concatenate([[data.time], data.qpos, data.qvel]), demonstration.states[t])
+                    success |= backend.step(0, action).success
+                episodes, successes, exact = episodes + 1, successes + success, exact + same
+                if not success:
+                    failed.append(f"{file.name}, episode {number} ({demonstration.spec})")
+    finally:
+        backend.close()
+    return ReplayReport(episodes, successes, exact, tuple(failed))
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+def _resume(path: Path, collection: str, count: int) -> set[int]:
+    """Numbers of the episodes that are there already; checks that they were made with the same settings."""
+    folder = parts_folder(path)
+    for leftover in folder.glob("*.tmp"):
+        leftover.unlink(missing_ok=True)
+    if path.exists():
+        there = _check(path, path, collection)
+        if there >= count:
+            shutil.rmtree(folder, ignore_errors=True)
+            return set(range(count))
+        split_into_parts(path)
+    for key in finished_parts(path):
+        _check(folder / f"episode_{key:06d}.hdf5", path, collection)
+    return set(finished_parts(path))
+
+
+def _check(file: Path, path: Path, collection: str) -> int:
+    with open_dataset(file) as source:
+        stored = source["data"].attrs.get("collection")
+        if stored is None:
+            raise DatasetError(f"{path} was not made by this collector; choose another folder, or move the file away")
+        if stored != collection:
+            before, now = json.loads(stored), json.loads(collection)
+            changed = ", ".join(
+                f"{name} was {before.get(name)}, is now {now[name]}" for name in now if before.get(name) != now[name]
+            )
+            raise DatasetError(f"{path} holds demonstrations of other settings ({changed}); choose another folder, or delete it")
+        return len(episode_names(source))
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+def _run(jobs: list[dict[str, Any]], workers: int, total: int, progress: bool) -> list[dict[str, Any]]:
+    """Do the jobs in worker processes; raises the first error after stopping all of them."""
+    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    replies: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
+    processes = [_Worker(waiting, replies) for _ in range(min(workers, len(jobs)))]
+    outcomes: list[dict[str, Any]] = []
+    failures = 0
+    try:
+        with Progress("demonstrations", total=total, done=total - len(jobs)) as bar:
+            for _ in jobs:
+                reply = replies.get()
+                if isinstance(reply, Exception):
+                    raise reply
+                outcomes.append(reply)
+                failures += len(reply["failures"])
+                if progress:
+                    rate = len(outcomes) / (len(outcomes) + failures)
+                    bar.advance(f"expert succeeds in {rate:.0%}", to=total - len(jobs) + len(outcomes))
+    finally:
+        for process in processes:
+            process.stop()
+    return outcomes
+
+
+class _Worker:
+    """A process that makes demonstrations, and the thread that feeds it."""
+
+    def __init__(
+        self, waiting: queue.SimpleQueue[dict[str, Any]], replies: queue.SimpleQueue[dict[str, Any] | Exception]
+    ) -> None:
+        self._waiting, self._replies = waiting, replies
+        self._messages: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in stop)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "vla_rl.collect_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            # Ctrl-C goes to the parent alone, which stops its workers in order.
+            start_new_session=True,
+        )
+        threading.Thread(target=self._feed, daemon=True).start()
+
+    def _feed(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        while True:
+            try:
+                job = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._process.stdin.write(json.dumps(job) + "\n")
+                self._process.stdin.flush()
+                reply = json.loads(self._process.stdout.readline())
+            except (OSError, ValueError):
+                self._replies.put(self._death(job))
+                return
+            if "error" in reply:
+                self._replies.put((SimError if reply["sim"] else DatasetError)(reply["error"]))
+                return
+            if "crash" in reply:
+                self._replies.put(RuntimeError(f"a collecting process failed:\n{reply['crash']}"))
+                return
+            self._replies.put(reply)
+
+    def _death(self, job: dict[str, Any]) -> DatasetError:
+        code = self._process.wait()
+        self._messages.seek(0)
+        last = "".join(self._messages.read().strip().splitlines()[-1:]) or "no message"
+        return DatasetError(
+            f"a collecting process ended with code {code} while making {Path(job['path']).name} ({last}); "
+            "finished episodes are kept: run it again to go on, with fewer processes (num_workers) if memory ran out"
+        )
+
+    def stop(self) -> None:
+        """End the process; an episode under way is lost."""
+        self._process.kill()
+        self._process.wait()
+        self._messages.close()
+
+
+def _report(path: Path, outcomes: list[dict[str, Any]]) -> None:
+    failures = [failure for outcome in outcomes for failure in outcome["failures"]]
+    steps = np.array([outcome["steps"] for outcome in outcomes])
+    console = Console()
+    console.print(
+        f"{path.name}: {len(outcomes)} demonstrations of {steps.min()}-{steps.max()} steps; the expert solved "
+        f"{len(outcomes)} of {len(outcomes) + len(failures)} episodes",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for failure in failures:
+        console.print(f"  dropped: {failure}", highlight=False, soft_wrap=True)

@@ -1,0 +1,217 @@
+"""A process that makes demonstrations: one JSON job a line on stdin, one JSON reply a line on stdout.
+
+It ends when stdin does, so that no worker outlives its parent by more than an episode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_rl.curriculum import EVALUATION_SEED_START, TRAINING_STATES
+from vla_rl.data.demonstration import DatasetError, Demonstration
+from vla_rl.data.libero_hdf5 import TaskHeader, add_episode
+from vla_rl.sim.base import SimError
+from vla_rl.sim.libero.backend import LiberoBackend
+from vla_rl.sim.libero.expert import ActionNoise, NoiseSettings, PickPlaceExpert, SceneView
+from vla_rl.types import EpisodeSpec
+
+SETTLE_STEPS = 5
+"""Control steps that a demonstration goes on after its success."""
+MAX_ATTEMPTS = 8
+"""Initial states that are tried for one demonstration."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What determines the data of one file."""
+
+    suite: str
+    task_id: int
+    seed: int
+    cameras: tuple[str, ...]
+    image_size: int
+    render_quality: str
+    frame_stride: int
+    shipped_states: float
+    noise: NoiseSettings
+
+    def spec(self, number: int, attempt: int) -> EpisodeSpec:
+        """How demonstration `number` begins: in a shipped training state or, as after any failure, a sampled one.
+
+        Shipped states make up their share of every prefix of the numbers and come in random order, each as often.
+        """
+        before, after = int(number * self.shipped_states), int((number + 1) * self.shipped_states)
+        if attempt == 0 and after > before:
+            order = np.random.default_rng([self.seed, self.task_id]).permutation(TRAINING_STATES)
+            return EpisodeSpec(self.suite, self.task_id, init_state_id=int(order[before % len(order)]))
+        seed = int(self._rng(number, attempt, 0).integers(EVALUATION_SEED_START))
+        return EpisodeSpec(self.suite, self.task_id, seed=seed)
+
+    def action_noise(self, number: int, attempt: int) -> ActionNoise:
+        return ActionNoise(self.noise, self._rng(number, attempt, 1))
+
+    def _rng(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.task_id, *purpose])
+
+    def to_json(self) -> str:
+        """The same text for the same data: it is stored in the file."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Collection:
+        record = json.loads(text)
+        noise = record.pop("noise")
+        noise["burst_steps"] = tuple(noise["burst_steps"])
+        return Collection(**record | {"cameras": tuple(record["cameras"]), "noise": NoiseSettings(**noise)})
+
+
+class Collector:
+    """Makes demonstrations in one simulator slot."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.settings = (collection.cameras, collection.image_size, collection.render_quality)
+        cameras, image_size, render_quality = self.settings
+        self._backend = LiberoBackend(num_slots=1, cameras=cameras, image_size=image_size, render_quality=render_quality)
+
+    def make(self, collection: Collection, number: int, path: Path, compression: str | None) -> dict[str, Any]:
+        """Write demonstration `number` of a file; returns its steps and attempts. Raises `DatasetError` without success."""
+        failures = []
+        for attempt in range(MAX_ATTEMPTS):
+            spec = collection.spec(number, attempt)
+            try:
+                demonstration = self._record(collection, spec, number, attempt)
+            except _Failed as failure:
+                failures.append(f"{spec}: {failure}")
+                continue
+            add_episode(path, self._header(collection), number, demonstration, compression)
+            return {"task_id": collection.task_id, "number": number, "steps": len(demonstration), "failures": failures}
+        raise DatasetError(
+            f"the expert failed {MAX_ATTEMPTS} times in a row on {collection.suite} task {collection.task_id} "
+            f"(last: {failures[-1]}); it does not master this task under this noise: lower the noise or leave the task out"
+        )
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def _record(self, collection: Collection, spec: EpisodeSpec, number: int, attempt: int) -> Demonstration:
+        backend = self._backend
+        backend.reset(0, spec)
+        expert = PickPlaceExpert(backend.goal(0))
+        noise = collection.action_noise(number, attempt)
+        rows: list[dict[str, Any]] = []
+        frames: dict[str, list[np.ndarray]] = {camera: [] for camera in collection.cameras}
+        end = limit = backend.max_steps(0)
+        success = False
+        while len(rows) < end:
+            if len(rows) % collection.frame_stride == 0:
+                for camera, images in frames.items():
+                    images.append(np.empty((collection.image_size, collection.image_size, 3), dtype=np.uint8))
+                    backend.render(0, camera, images[-1])
+            data = backend.data(0)
+            row: dict[str, Any] = {"states": np.concatenate([[data.time], data.qpos, data.qvel]), "proprio": backend.proprio(0)}
+            try:
+                step = expert.act(SceneView(backend.model(0), data))
+                executed = noise(step.action)
+                reward = backend.step(0, executed).reward
+            except SimError as error:
+                raise _Failed(str(error)) from error
+            rows.append(row | {"clean": step.action, "executed": executed, "skill": step.skill.value, "reward": reward})
+            if reward > 0 and not success:
+                success, end = True, min(limit, len(rows) + SETTLE_STEPS)
+        if not success:
+            raise _Failed(f"no success within {limit} steps")
+        provenance = {"source": "scripted expert", "attempt": attempt, "noise": asdict(collection.noise)}
+        return self._assemble(collection, spec, rows, frames, provenance)
+
+    def _assemble(
+        self,
+        collection: Collection,
+        spec: EpisodeSpec,
+        rows: list[dict[str, Any]],
+        frames: dict[str, list[np.ndarray]],
+        provenance: dict[str, Any],
+    ) -> Demonstration:
+        backend = self._backend
+        arm = [int(backend.model(0).joint(f"robot0_joint{joint}").qposadr[0]) for joint in range(1, 8)]
+        states = np.stack([row["states"] for row in rows])
+        xml = backend.problem(0).model.get_xml()
+        return Demonstration(
+            instruction=backend.instruction(0),
+            images={camera: np.stack(images) for camera, images in frames.items()},
+            frame_index=np.arange(0, len(rows), collection.frame_stride),
+            proprio=np.stack([row["proprio"] for row in rows]),
+            actions=np.stack([row["executed"] for row in rows]),
+            rewards=np.array([row["reward"] for row in rows], dtype=np.float32),
+            success=True,
+            expert_actions=np.stack([row["clean"] for row in rows]),
+            spec=spec,
+            skills=tuple(row["skill"] for row in rows),
+            joint_states=states[:, [1 + address for address in arm]],
+            states=states,
+            # Where the assets lie on this machine is nobody's business; readers resolve paths in their own installation.
+            model_xml=re.sub(r'file="[^"]*?site-packages/', 'file="', xml),
+            provenance=provenance,
+        )
+
+    def _header(self, collection: Collection) -> TaskHeader:
+        problem, task = self._backend.problem(0), self._backend.task(0)
+        name = type(problem).__mro__[1].__name__
+        bddl = f"{task.bddl_path.parent.name}/{task.bddl_path.name}"
+        info = {"problem_name": name.lower(), "domain_name": "robosuite", "language_instruction": task.instruction}
+        arguments = {
+            "robots": ["Panda"],
+            "controller": "OSC_POSE",
+            "control_freq": 20,
+            "camera_names": list(collection.cameras),
+            "camera_heights": collection.image_size,
+            "camera_widths": collection.image_size,
+        }
+        return TaskHeader(
+            env_name=name,
+            problem_info=info,
+            bddl_file_name=bddl,
+            bddl_file_content=task.bddl_path.read_text(),
+            env_args={"type": 1, "env_name": name, "problem_name": name.lower(), "bddl_file": bddl, "env_kwargs": arguments},
+            extra={"collection": collection.to_json()},
+        )
+
+
+class _Failed(Exception):
+    """The expert did not solve this episode."""
+
+
+def _serve() -> None:
+    # LIBERO and its libraries print; only replies may reach the parent's pipe.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    collector: Collector | None = None
+    for line in sys.stdin:
+        job = json.loads(line)
+        collection = Collection.from_json(job["collection"])
+        try:
+            settings = (collection.cameras, collection.image_size, collection.render_quality)
+            if collector is None or collector.settings != settings:
+                if collector is not None:
+                    collector.close()
+                collector = Collector(collection)
+            reply = collector.make(collection, job["number"], Path(job["path"]), job["compression"])
+        except (SimError, DatasetError) as error:
+            reply = {"error": str(error), "sim": isinstance(error, SimError)}
+        except Exception:
+            reply = {"crash": traceback.format_exc()}
+        replies.write(json.dumps(reply) + "\n")
+    if collector is not None:
+        collector.close()
+
+
+if __name__ == "__main__":
+    _serve()
