@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,7 +114,7 @@ def main() -> None:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether an error's message is written for the user; one of our own that wraps another is, too."""
+    """Whether an error's message is written for the user."""
     from vla_rl.algorithms.ppo import TrainingError
     from vla_rl.checkpoint import CheckpointError
     from vla_rl.config import ConfigError
@@ -122,8 +123,11 @@ def _is_users(error: Exception) -> bool:
     from vla_rl.policies import PolicyError
     from vla_rl.run import RunError
     from vla_rl.sim import SimError
+    from vla_rl.video import VideoError
 
-    mendable = (TrainingError, CheckpointError, ConfigError, DatasetError, MetricsError, PolicyError, RunError, SimError)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    mendable = (TrainingError, CheckpointError, ConfigError, DatasetError, MetricsError, PolicyError, RunError, SimError, VideoError)
     return isinstance(error, mendable)
 
 
