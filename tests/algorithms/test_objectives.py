@@ -78,9 +78,8 @@ def test_action_log_probs_sum_the_tokens_of_each_action() -> None:
 def test_ratio_of_an_action_is_the_product_of_its_tokens() -> None:
     # Token ratios 2 and .5 make the action's ratio 1: nothing is clipped, the loss is -A.
     new, old = torch.tensor([[LN2, -LN2]]), torch.zeros(1, 2)
-    loss, stats = clipped_surrogate(
-        action_log_probs(new, 1, 2), action_log_probs(old, 1, 2), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), 0.2, 0.2, 1
-    )
+    new, old = action_log_probs(new, 1, 2), action_log_probs(old, 1, 2)
+    loss, stats = clipped_surrogate(new, old, torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), 0.2, 0.2, 1)
     assert loss.item() == pytest.approx(-1.0) and stats["clip_fraction"] == 0
 
 

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -95,7 +94,8 @@ class ActionStatistics:
         path.write_text(json.dumps(record, indent=1) + "\n")
 
     @staticmethod
-    def from_dict(record: dict[str, Any]) -> ActionStatistics:
+    def load(path: Path) -> ActionStatistics:
+        record = json.loads(path.read_text())
         return ActionStatistics(
             low=tuple(float(x) for x in record["low"]),
             high=tuple(float(x) for x in record["high"]),

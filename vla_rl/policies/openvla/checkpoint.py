@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,8 +14,7 @@ from torch import Tensor
 from vla_rl.policies.base import PolicyError
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics
 from vla_rl.policies.openvla.config import OpenVLAConfig
-from vla_rl.policies.openvla.modeling import OpenVLAModel
-from vla_rl.policies.openvla.policy import OpenVLAPolicy
+from vla_rl.policies.openvla.modeling import OpenVLAModel, new_model
 from vla_rl.policies.openvla.prompts import PromptTokenizer
 
 ARCHITECTURE = "vla_rl.openvla"
@@ -24,25 +22,30 @@ CONFIG, TOKENIZER, STATISTICS, WEIGHTS = "config.json", "tokenizer.json", "actio
 _T = TypeVar("_T")
 
 
-def save(policy: OpenVLAPolicy, path: Path) -> None:
+def write(
+    path: Path,
+    config: OpenVLAConfig,
+    prompts: PromptTokenizer,
+    statistics: ActionStatistics,
+    model: OpenVLAModel,
+    version: int,
+) -> None:
     """Write the four files into the folder `path`; whoever needs it atomic writes to a new folder and renames that."""
     path.mkdir(parents=True, exist_ok=True)
-    record = {"architecture": ARCHITECTURE, "version": policy.version, "config": policy.config.to_dict()}
-    (path / CONFIG).write_text(json.dumps(record, indent=1) + "\n")
-    policy.prompts.save(path / TOKENIZER)
-    policy.statistics.save(path / STATISTICS)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.model.state_dict().items()}
+    record = {"architecture": ARCHITECTURE, "version": version, "config": config.to_dict()}
+    (path / CONFIG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    prompts.save(path / TOKENIZER)
+    statistics.save(path / STATISTICS)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, str(path / WEIGHTS), metadata={"format": "pt"})
 
 
-def load(path: Path, device: torch.device | str | None = None) -> OpenVLAPolicy:
-    """Read what `save` wrote. Raises `PolicyError`, one line, for files that are missing, broken or of another shape."""
-    record = _read(path / CONFIG, lambda file: json.loads(file.read_text()))
-    if not isinstance(record, dict) or set(record) != {"architecture", "version", "config"}:
-        raise PolicyError(f"{path / CONFIG} is no configuration of {ARCHITECTURE}")
+def read(path: Path) -> tuple[OpenVLAConfig, PromptTokenizer, ActionStatistics, OpenVLAModel, int]:
+    """What `write` wrote. Raises `PolicyError`, one line, for files that are missing, broken or of another shape."""
+    record = _read(path / CONFIG, _architecture_record)
     config = _read(path / CONFIG, lambda file: OpenVLAConfig.from_dict(record["config"]))
     prompts = _read(path / TOKENIZER, PromptTokenizer.load)
-    statistics = _read(path / STATISTICS, lambda file: ActionStatistics.from_dict(json.loads(file.read_text())))
+    statistics = _read(path / STATISTICS, ActionStatistics.load)
     if prompts.vocab_size + NUM_ACTION_TOKENS > config.vocab_size:
         raise PolicyError(
             f"{path / TOKENIZER} has {prompts.vocab_size} text tokens, but {CONFIG} leaves room for "
@@ -54,17 +57,34 @@ def load(path: Path, device: torch.device | str | None = None) -> OpenVLAPolicy:
             "the two files are of different checkpoints"
         )
     model = new_model(config, seed=0)
-    weights = read_weights(path / WEIGHTS, model.state_dict())
-    model.load_state_dict(weights)
-    policy = OpenVLAPolicy(config, prompts, statistics, model, version=int(record["version"]))
-    return policy.to(device).eval() if device is not None else policy.eval()
+    model.load_state_dict(read_weights(path / WEIGHTS, model.state_dict()))
+    return config, prompts, statistics, model, int(record["version"])
 
 
-def new_model(config: OpenVLAConfig, seed: int) -> OpenVLAModel:
-    """A freshly initialised network; leaves the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return OpenVLAModel(config)
+def find(path: Path) -> Path:
+    """The folder of the policy in `path`: itself, `policy/` of a checkpoint, or the newest checkpoint of a run.
+
+    Raises `PolicyError` where there is none.
+    """
+    for folder in (path, path / "policy"):
+        if (folder / CONFIG).is_file():
+            return folder
+    patterns = ("step_*", "*/step_*", "checkpoints/*/step_*")
+    saved = [file for pattern in patterns for file in path.glob(f"{pattern}/policy/{CONFIG}")]
+    if not saved:
+        raise PolicyError(f"there is no policy in {path}: neither a {CONFIG} nor a checkpoint of a run")
+    # The version counts updates; among equals (supervised training does not count) the one written last.
+    return max(saved, key=lambda file: (_read(file, _architecture_record)["version"], file.stat().st_mtime_ns)).parent
+
+
+def _architecture_record(file: Path) -> dict[str, Any]:
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.get("architecture") != ARCHITECTURE:
+        kind = record.get("architecture", record.get("model_type", "unknown")) if isinstance(record, dict) else "unknown"
+        raise PolicyError(f"this is a policy of architecture {kind!r}; only {ARCHITECTURE!r} can be loaded")
+    if set(record) != {"architecture", "version", "config"} or not isinstance(record["version"], int):
+        raise PolicyError("expected the keys architecture, version (an integer) and config")
+    return record
 
 
 def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -110,6 +110,11 @@ def attention_mask(valid: Bool[Tensor, "B Q"], num_slots: int, kind: str) -> Boo
 class OpenVLAModel(nn.Module):
     """See the head of this file; `forward` works on prepared inputs."""
 
+    proprio_centre: Tensor
+    proprio_scale: Tensor
+    camera_embedding: nn.Parameter
+    slot_embedding: nn.Parameter
+
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
         self.config = config
@@ -217,3 +222,10 @@ class OpenVLAModel(nn.Module):
             seen = torch.rand((len(proprio), 1), generator=generator, device=device).to(proprio.device)
             proprio = (proprio + self.config.proprio_noise * noise) * (seen >= self.config.proprio_dropout)
         return self.proprio_projector(proprio)[:, None]
+
+
+def new_model(config: OpenVLAConfig, seed: int) -> OpenVLAModel:
+    """A freshly initialised network; leaves the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return OpenVLAModel(config)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vla_rl.policies.base import ActionEvaluation, PolicyError
+from vla_rl.policies.openvla import checkpoint
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
 from vla_rl.policies.openvla.config import OpenVLAConfig
 from vla_rl.policies.openvla.images import to_model_images
@@ -198,9 +199,13 @@ class OpenVLAPolicy:
 
     def save(self, path: Path) -> None:
         """Write config.json, tokenizer.json, action_statistics.json and model.safetensors into the folder `path`."""
-        from vla_rl.policies.openvla.checkpoint import save
+        checkpoint.write(Path(path), self.config, self.prompts, self.statistics, self.model, self.version)
 
-        save(self, Path(path))
+    @staticmethod
+    def load(path: Path, device: torch.device | str = "cpu") -> OpenVLAPolicy:
+        """What `save` wrote, in evaluation mode. Raises `PolicyError` as `vla_rl.policies.load_policy` does."""
+        config, prompts, statistics, model, version = checkpoint.read(checkpoint.find(Path(path)))
+        return OpenVLAPolicy(config, prompts, statistics, model, version).to(device).eval()
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[None]:

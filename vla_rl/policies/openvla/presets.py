@@ -8,8 +8,8 @@ from typing import Any
 
 from vla_rl.policies.base import PolicyError
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics
-from vla_rl.policies.openvla.checkpoint import new_model
 from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig, OpenVLAConfig
+from vla_rl.policies.openvla.modeling import new_model
 from vla_rl.policies.openvla.policy import OpenVLAPolicy
 from vla_rl.policies.openvla.prompts import PromptTokenizer
 

@@ -16,6 +16,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from vla_rl.policies.base import PolicyError
+
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
 
 
@@ -24,13 +26,20 @@ def prompt_text(instruction: str) -> str:
     return f"In: What action should the robot take to {instruction.lower()}?\nOut:"
 
 
+def _special(tokenizer: Tokenizer, token: str) -> int:
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None:
+        raise PolicyError(f"the text tokenizer has no token {token}: it is not one of this project's policies")
+    return int(token_id)
+
+
 class PromptTokenizer:
     """Text tokenizer with a cache: an instruction is tokenised once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.begin_id: int = tokenizer.token_to_id(BEGIN)
-        self.pad_id: int = tokenizer.token_to_id(PAD)
+        self.begin_id = _special(tokenizer, BEGIN)
+        self.pad_id = _special(tokenizer, PAD)
         self._cache: dict[str, Int64[np.ndarray, "N"]] = {}
 
     @staticmethod
