@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -7,22 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pendulum_run import pendulum_policy
 
 from vla_rl.evaluate import evaluate, record_videos
 from vla_rl.sim.pool import SimPool
 from vla_rl.types import EpisodeSpec
-
-sys.path.insert(0, str(Path(__file__).parent / "sim"))
-sys.path.insert(0, str(Path(__file__).parent / "trainers"))
-
-from pendulum_run import pendulum_policy
 
 SPECS = [EpisodeSpec("pendulum", limit, seed=i) for i, limit in enumerate([6, 14, 9, 14, 6, 11])]
 
 
 @pytest.fixture
 def sim() -> Iterator[SimPool]:
-    pool = SimPool("pendulum_backend:PendulumBackend", num_envs=4, num_workers=1, cameras=("front", "side"), image_size=16, options={})
+    pool = SimPool(
+        "pendulum_backend:PendulumBackend", num_envs=4, num_workers=1, cameras=("front", "side"), image_size=16, options={}
+    )
     with closing(pool):
         yield pool
 
@@ -43,7 +40,9 @@ def test_a_sampled_evaluation_repeats_with_its_seed(sim: SimPool) -> None:
     first, again, other = (evaluate(policy, sim, SPECS, temperature=1.0, seed=seed) for seed in (1, 1, 2))
     for one, two in zip(first.outcomes, again.outcomes, strict=True):
         np.testing.assert_array_equal(one.actions, two.actions)
-    assert any(not np.array_equal(one.actions[:2], two.actions[:2]) for one, two in zip(first.outcomes, other.outcomes, strict=True))
+    assert any(
+        not np.array_equal(one.actions[:2], two.actions[:2]) for one, two in zip(first.outcomes, other.outcomes, strict=True)
+    )
 
 
 def test_videos_repeat_the_episodes(sim: SimPool, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ def test_a_run_directory_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_run_continues_under_the_same_configuration_only(tmp_path: Path) -> None:
-    Run(config(tmp_path)).close()
+    Run(config(tmp_path, "ppo.gamma=0.1")).close()
+    with Run(config(tmp_path)) as run:  # nothing was made yet, so anything may change
+        (run.checkpoints("sft") / "step_000001").mkdir(parents=True)
     Run(config(tmp_path, "ppo.iterations=99", "sim.num_workers=1")).close()  # longer and elsewhere, but the same experiment
     with pytest.raises(RunError, match=r"other values of ppo\.gamma, sft\.steps; set run\.name"):
         Run(config(tmp_path, "ppo.gamma=0.5", "sft.steps=3"))

@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "run.root",
     "run.resume",
     "run.threads",
+    "run.device",
     "run.keep_checkpoints",
     "sim.num_workers",
     "ppo.iterations",
@@ -36,6 +37,8 @@ MAY_CHANGE = {
     "evaluation.videos",
 }
 """Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
+
+RESULTS = ("checkpoints", "demonstrations", "evaluation")
 
 
 class RunError(RuntimeError):
@@ -76,13 +79,17 @@ class Run:
             if self.config.run.resume == "never":
                 raise RunError(f"{self.directory} exists already; set run.name, or run.resume=auto to continue it")
             changed = differing_keys(load_config(path), self.config) - MAY_CHANGE
-            if changed:
+            if changed and self._has_results():
                 raise RunError(
                     f"{self.directory} was made with other values of {', '.join(sorted(changed))}; "
                     "set run.name to start a new run beside it, or give the same values to continue"
                 )
         write_atomically(path, self.config.to_yaml())
         write_atomically(self.directory / "environment.json", json.dumps(describe_machine(), indent=1))
+
+    def _has_results(self) -> bool:
+        """Whether anything was made here yet; a run that failed at its first step may be configured anew."""
+        return any(any((self.directory / name).glob("**/*")) for name in RESULTS)
 
     def checkpoints(self, phase: str) -> Path:
         return self.directory / "checkpoints" / phase

@@ -1,6 +1,5 @@
 """Rollouts of a small real policy in a small real simulator, a pendulum (tests/sim/pendulum_backend.py)."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,8 +15,6 @@ from vla_rl.rollout.collector import collect
 from vla_rl.sim import SimError
 from vla_rl.sim.pool import SimPool
 from vla_rl.types import EpisodeSpec, Observation
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
 
 
 @contextmanager
@@ -62,7 +59,9 @@ def test_every_episode_runs_once_and_comes_back_in_order(policy: OpenVLAPolicy) 
     seen: list[EpisodeSpec] = []
     with pendulums(3) as sim:
         wanted = specs(LENGTHS)
-        trajectories = collect(sim, policy, wanted, 1.0, torch.Generator().manual_seed(0), on_episode=lambda t: seen.append(t.spec))
+        trajectories = collect(
+            sim, policy, wanted, 1.0, torch.Generator().manual_seed(0), on_episode=lambda t: seen.append(t.spec)
+        )
         frames = sim.frames_rendered
     assert [t.spec for t in trajectories] == wanted
     assert sorted(seen) == sorted(wanted)

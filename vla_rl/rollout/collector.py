@@ -93,11 +93,11 @@ def run_episodes(
     observation = _refill(sim, queue, slots, watch)
     while slots and observation is not None:
         rows = sorted(slots)
-        with watch.time("inference"):
+        with watch.part("inference"):
             chunk = policy.act(observation.select(rows), temperature, generator)
         actions = np.zeros((sim.num_envs, *chunk.actions.shape[1:]), np.float32)
         actions[rows] = chunk.actions
-        with watch.time("environments"):
+        with watch.part("simulation"):
             turn = sim.step_chunk(actions)
         for live, row in enumerate(rows):
             episode = slots[row]
@@ -124,7 +124,7 @@ def _refill(
     if not started:
         return None
     slots.update(started)
-    with stopwatch.time("environments"):
+    with stopwatch.part("simulation"):
         return sim.reset([episode.spec for episode in started.values()], env_ids=list(started))
 
 

@@ -88,6 +88,7 @@ def train(config: Config) -> Path:
     The report is written after each stage, so that a run under way, or one that failed, has one too.
     """
     set_threads(config.run.threads)
+    choose_device(config.run.device)
     task_ids = chosen_tasks(config)
     evaluation = config.evaluation
     with Run(config) as run:
