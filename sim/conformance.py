@@ -127,7 +127,8 @@ def check_refusals(case: Case) -> None:
 
 def check_end_of_episode(case: Case) -> None:
     """Success or the time limit ends a chunk early; a finished row neither moves nor renders until it is reset."""
-    length = 7
+    # Four chunks, of which a limit of `max_steps` cuts the last one short.
+    length = case.max_steps // 4 + 1
     with _Open(case.make(2, 1)) as sim:
         sim.reset([case.ending_spec])
         executed, turn = 0, None

@@ -158,7 +158,8 @@ class Supervisor:
             self._answer(done, message)
         elif "error" in message:
             if not self._has_started:
-                raise _start_error(f"{self.settings.backend}: {message['message']}", message["error"])
+                reason = message["message"] if message["refused"] else f"{self.settings.backend}: {message['message']}"
+                raise _start_error(reason, message["error"])
             worker.waiting.appendleft(done)
             self._survive_death(worker, f"did not start again:\n{message['error']}")
         elif done == "start":
