@@ -127,6 +127,8 @@ class PpoConfig(Section):
     """Stop a round's updates when the approximate KL divergence an action from the rollout policy exceeds this, nat."""
     warmup_iterations: Count = 5
     """At most this many rounds train the value head alone."""
+    warmup_epochs: Positive = 8
+    """Passes over a round's turns while the value head is trained alone, which is cheap."""
     warmup_explained_variance: Fraction = 0.5
     """The warm-up ends early when the value explains this share of the returns' variance before a round's update."""
     checkpoint_every: Positive = 1

@@ -68,10 +68,10 @@ def ppo_loss(
     the value loss alone.
     """
     device = policy.device
-    evaluation = policy.evaluate_actions(batch.observation, batch.tokens, config.temperature)
+    evaluation = policy.evaluate_actions(batch.observation, batch.tokens, config.temperature) if train_policy else None
     every_turn = torch.ones(len(batch), dtype=torch.bool, device=device)
     value_loss, value_stats = clipped_value_loss(
-        evaluation.values,
+        policy.value(batch.observation) if evaluation is None else evaluation.values,
         batch.values.to(device),
         batch.returns.to(device),
         every_turn,
@@ -79,7 +79,7 @@ def ppo_loss(
         turns,
     )
     stats = {"value/loss": value_loss.detach() * turns / len(batch), "value/clip_fraction": value_stats["value_clip_fraction"]}
-    if not train_policy:
+    if evaluation is None:
         return config.value_coefficient * value_loss, stats
     shape = (policy.chunk_length, policy.action_dim)
     mask = batch.executed.to(device)
@@ -124,7 +124,7 @@ class PpoLearner:
         means = _Means()
         first_deviation: float | None = None
         updates, stopped = 0, False
-        for index in self._minibatches(len(batch), rng):
+        for index in self._minibatches(len(batch), rng, config.epochs if train_policy else config.warmup_epochs):
             stats = self._step(batch.select(index), train_policy)
             means.add(stats, len(index))
             if train_policy:
@@ -141,9 +141,9 @@ class PpoLearner:
         result |= {"value/explained_variance": float(explained), "update/steps": updates, "update/stopped_by_kl": float(stopped)}
         return result
 
-    def _minibatches(self, turns: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    def _minibatches(self, turns: int, rng: np.random.Generator, epochs: int) -> Iterator[np.ndarray]:
         count = max(1, round(turns / self.config.minibatch_turns))
-        for _ in range(self.config.epochs):
+        for _ in range(epochs):
             yield from np.array_split(rng.permutation(turns), count)
 
     def _step(self, batch: TurnBatch, train_policy: bool) -> dict[str, float]:
