@@ -116,8 +116,9 @@ class PollingChannel:
 class SharedArrays:
     """Arrays over a memory file, which has no name and so vanishes with the last process that holds it.
 
-    `heartbeats` int64 [workers], `images[camera]` uint8 [B, H, W, 3], `proprio` float32 [B, P], `actions` float32
-    [B, A, D] (written by the parent), `rewards` float32 [B, A]. A longest chunk of 0 maps the heartbeats alone: that is
+    `heartbeats` int64 [workers] counts signs of life and `patience` float64 [workers] is the time (s) that the next one may
+    take; `images[camera]` uint8 [B, H, W, 3], `proprio` float32 [B, P], `actions` float32
+    [B, A, D] (written by the parent), `rewards` float32 [B, A]. A longest chunk of 0 maps the first two alone: that is
     all a worker can use before its backend has told the sizes. What depends on the chunk lies last, so that a longer
     chunk leaves the rest in place.
     """
@@ -136,7 +137,10 @@ class SharedArrays:
     ) -> None:
         self.chunk_length = chunk_length
         image_shape = (num_envs, image_size, image_size, 3)
-        shapes: dict[str, tuple[tuple[int, ...], type]] = {"heartbeats": ((num_workers,), np.int64)}
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {
+            "heartbeats": ((num_workers,), np.int64),
+            "patience": ((num_workers,), np.float64),
+        }
         if chunk_length:
             shapes |= {f"image {camera}": (image_shape, np.uint8) for camera in cameras}
             shapes["proprio"] = ((num_envs, proprio_dim), np.float32)
@@ -151,7 +155,7 @@ class SharedArrays:
             os.ftruncate(fd, end)
         memory = mmap.mmap(fd, end)
         arrays = {name: np.ndarray(shape, dtype, memory, offsets[name]) for name, (shape, dtype) in shapes.items()}
-        self.heartbeats = arrays["heartbeats"]
+        self.heartbeats, self.patience = arrays["heartbeats"], arrays["patience"]
         if chunk_length:
             self.images = {camera: arrays[f"image {camera}"] for camera in cameras}
             self.proprio, self.actions, self.rewards = arrays["proprio"], arrays["actions"], arrays["rewards"]

@@ -101,11 +101,11 @@ class Supervisor:
         for worker in self.workers:
             if not worker.waiting:
                 continue
+            # Patience is read before the beat, as the worker writes them the other way round.
+            patience = float(self.arrays.patience[worker.index])
             beat = int(self.arrays.heartbeats[worker.index])
             if beat != worker.last_beat[0]:
                 worker.last_beat = (beat, now)
-            # Until its first answer a worker may still be starting Python, which beats nothing.
-            patience = self.settings.reset_timeout if worker.waiting[0] == "start" and beat == 0 else self.settings.hang_timeout
             if now - worker.last_beat[1] > patience:
                 self._survive_death(worker, f"gave no sign of life for {patience:g} s (hang)")
             elif worker.process is not None and worker.process.poll() is not None and not self._has_input(worker):
@@ -219,7 +219,8 @@ class Supervisor:
             self._survive_death(worker)
 
     def _spawn(self, worker: WorkerProcess) -> None:
-        self.arrays.heartbeats[worker.index] = 0
+        # Python itself starts before the worker can say anything.
+        self.arrays.heartbeats[worker.index], self.arrays.patience[worker.index] = 0, self.settings.reset_timeout
         worker.spawn(self.settings, self._memory_fd)
         for end in worker.ends():
             self._selector.register(end, selectors.EVENT_READ, worker)

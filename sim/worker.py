@@ -27,50 +27,41 @@ from vla_rl.sim.base import Backend, SimError
 from vla_rl.sim.channel import BlockingChannel, Message, SharedArrays
 from vla_rl.types import EpisodeSpec
 
-_TICK_SECONDS = 0.2
+_WATCH_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
 class Heartbeat:
-    """Tells the parent that this worker makes progress.
+    """Tells the parent that this worker makes progress, and how long it may take until the next sign.
 
-    Control steps and frames beat one by one. A start, reset or load can compile a scene for many seconds inside one
-    call, so there a thread beats in its place, but only up to `patience` seconds: after that it counts as a hang.
-    The same thread ends the process when the parent has gone, even if the main thread never returns to its socket.
+    Control steps and frames beat one by one. A start, reset or load can compile a scene for many seconds inside one call,
+    which no thread of this process could interrupt to beat in its place: so the worker asks for more patience beforehand.
     """
 
-    def __init__(self, counters: np.ndarray, index: int, parent: int) -> None:
-        self.counters, self._index, self._parent = counters, index, parent
-        self._patient_until = 0.0
-        threading.Thread(target=self._run, daemon=True).start()
+    def __init__(self, arrays: SharedArrays, index: int, hang_timeout: float, reset_timeout: float) -> None:
+        self.arrays, self._index = arrays, index
+        self._hang_timeout, self._reset_timeout = hang_timeout, reset_timeout
 
     def beat(self) -> None:
-        self.counters[self._index] += 1
+        self.arrays.heartbeats[self._index] += 1
 
     @contextlib.contextmanager
-    def long_phase(self, patience: float) -> Iterator[None]:
+    def long_phase(self) -> Iterator[None]:
+        self.arrays.patience[self._index] = self._reset_timeout
         self.beat()
-        self._patient_until = time.monotonic() + patience
         try:
             yield
         finally:
-            self._patient_until = 0.0
+            # The beat comes first: the parent must not see old silence together with new impatience.
             self.beat()
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(_TICK_SECONDS)
-            if os.getppid() != self._parent:
-                os._exit(1)
-            if time.monotonic() < self._patient_until:
-                self.beat()
+            self.arrays.patience[self._index] = self._hang_timeout
 
 
 class Worker:
     """Answers the parent's messages, in order, one reply each."""
 
-    def __init__(self, channel: BlockingChannel, memory_fd: int, parent: int) -> None:
-        self._channel, self._memory_fd, self._parent = channel, memory_fd, parent
+    def __init__(self, channel: BlockingChannel, memory_fd: int) -> None:
+        self._channel, self._memory_fd = channel, memory_fd
         self._backend: Backend | None = None
         self._spent: dict[str, float] = {}
 
@@ -97,10 +88,9 @@ class Worker:
     def _start(self, message: Message) -> Message:
         self._shape = message["shape"]
         self._slots = {row: slot for slot, row in enumerate(message["rows"])}
-        self._patience = message["patience"]
         self._arrays = SharedArrays(self._memory_fd, **self._shape)
-        self._heartbeat = Heartbeat(self._arrays.heartbeats, message["index"], self._parent)
-        with self._heartbeat.long_phase(self._patience):
+        self._heartbeat = Heartbeat(self._arrays, message["index"], message["hang_timeout"], message["reset_timeout"])
+        with self._heartbeat.long_phase():
             module_name, _, class_name = message["backend"].partition(":")
             backend_class = getattr(importlib.import_module(module_name), class_name)
             self._backend = backend_class(
@@ -113,12 +103,12 @@ class Worker:
 
     def _map(self, message: Message) -> Message:
         self._arrays = SharedArrays(self._memory_fd, **self._shape, **message["sizes"])
-        self._heartbeat.counters = self._arrays.heartbeats
+        self._heartbeat.arrays = self._arrays
         return {}
 
     def _reset(self, message: Message) -> Message:
         backend, slot = self._of(message)
-        with self._heartbeat.long_phase(self._patience):
+        with self._heartbeat.long_phase():
             with self._timed("reset"):
                 backend.reset(slot, EpisodeSpec.from_dict(message["spec"]))
             self._observe(message["row"])
@@ -126,7 +116,7 @@ class Worker:
 
     def _load(self, message: Message) -> Message:
         backend, slot = self._of(message)
-        with self._heartbeat.long_phase(self._patience):
+        with self._heartbeat.long_phase():
             with self._timed("reset"):
                 backend.load_state(slot, message["state"])
             self._observe(message["row"])
@@ -148,7 +138,7 @@ class Worker:
         backend, slot = self._of(message)
         row, length = message["row"], message["length"]
         if message["state"] is not None:
-            with self._heartbeat.long_phase(self._patience), self._timed("reset"):
+            with self._heartbeat.long_phase(), self._timed("reset"):
                 backend.load_state(slot, message["state"])
         rewards = self._arrays.rewards[row]
         rewards[:] = 0
@@ -166,7 +156,7 @@ class Worker:
         self._add("env_steps", executed)
         self._add("turns", 1)
         # After a load the first frame prepares the scene for drawing, which can take long.
-        with self._heartbeat.long_phase(self._patience) if message["state"] is not None else contextlib.nullcontext():
+        with self._heartbeat.long_phase() if message["state"] is not None else contextlib.nullcontext():
             self._observe(row)
         return {
             "executed": executed,
@@ -217,6 +207,17 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _end_with(parent: int) -> None:
+    """For a parent whose first thread did not start us: its end shows in the process table, even while a step hangs."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(arguments: list[str]) -> None:
     socket_fd, memory_fd, parent, spawned_by_main_thread = (int(argument) for argument in arguments)
     for fd in (socket_fd, memory_fd):
@@ -230,7 +231,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(
             "the process that asked for this worker is not its parent: it has ended, or its `python` is a wrapper without exec"
         )
-    worker = Worker(BlockingChannel(socket.socket(fileno=socket_fd)), memory_fd, parent)
+    _end_with(parent)
+    worker = Worker(BlockingChannel(socket.socket(fileno=socket_fd)), memory_fd)
     status: Any = 1
     try:
         worker.serve()

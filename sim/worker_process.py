@@ -145,7 +145,8 @@ class WorkerProcess:
             "shape": settings.shape,
             "backend": settings.backend,
             "options": dict(settings.options),
-            "patience": settings.reset_timeout,
+            "hang_timeout": settings.hang_timeout,
+            "reset_timeout": settings.reset_timeout,
         }
         self.channel.queue(start)
         self.waiting.append("start")

@@ -97,4 +97,4 @@ def test_shared_arrays_see_each_other_and_grow_in_place() -> None:
 
 
 def arrays_of(shared: SharedArrays) -> list[np.ndarray]:
-    return [shared.heartbeats, *shared.images.values(), shared.proprio, shared.actions, shared.rewards]
+    return [shared.heartbeats, shared.patience, *shared.images.values(), shared.proprio, shared.actions, shared.rewards]

@@ -226,6 +226,15 @@ def test_workers_have_their_own_cores_and_one_thread() -> None:
         assert b"OMP_NUM_THREADS=1" in environment and any(entry.startswith(b"MUJOCO_GL=") for entry in environment)
 
 
+def test_devices_are_shared_out_over_the_workers() -> None:
+    with make(3, 3, devices=[0, 0], environment={"EXTRA": "1"}, pin_cpus=False) as sim:
+        assert sim.reset([EpisodeSpec("pendulum", 9)] * 3).images["front"].any(axis=(1, 2, 3)).all()
+        for pid in sim.worker_pids:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            assert b"MUJOCO_EGL_DEVICE_ID=0" in environment and b"EXTRA=1" in environment
+            assert os.sched_getaffinity(pid or 0) == os.sched_getaffinity(0)
+
+
 def test_nothing_is_left_behind() -> None:
     make().close()  # whatever Python opens once
     gc.collect()
