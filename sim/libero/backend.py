@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,10 +14,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla_rl.sim.base import SimError, StepResult
-from vla_rl.sim.libero.camera import Renderer
+from vla_rl.sim.libero.camera import SAMPLING, Renderer
 from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState
 from vla_rl.sim.libero.scene import RENDER_QUALITIES, Scene
-from vla_rl.sim.libero.stepper import Episode, Stepper
+from vla_rl.sim.libero.stepper import Episode, PhysicsDiverged, Stepper
 from vla_rl.sim.libero.tasks import LiberoTask, find_task
 from vla_rl.types import EpisodeSpec
 
@@ -53,12 +54,11 @@ class LiberoBackend:
         self._max_scenes = max_scenes
         self._steppers: OrderedDict[LiberoTask, Stepper] = OrderedDict()
         self._episodes: list[Episode | None] = [None] * num_slots
-        self._renderer = _make_renderer(render_quality, max_scenes) if self._cameras else None
+        self._renderer = Renderer(SAMPLING[render_quality], max_scenes) if self._cameras else None
 
     # -- the Backend protocol ----------------------------------------------------------------------------------------
     def reset(self, slot: int, spec: EpisodeSpec) -> None:
-        """Raises `SimError` for a suite, task, initial state or camera that does not exist; the slot is then unstarted."""
-        self._episodes[slot] = None
+        """Raises `SimError` for a suite, task, initial state or camera that does not exist; the slot is then as it was."""
         task = find_task(spec.suite, spec.task_id)
         if spec.init_state_id is not None:
             task.initial_state(spec.init_state_id)
@@ -72,7 +72,7 @@ class LiberoBackend:
         stepper, episode = self._at(slot)
         try:
             stepper.step(episode, action)
-        except SimError:
+        except PhysicsDiverged:
             self._episodes[slot] = stepper.scene.active = None
             raise
         return StepResult(reward=float(episode.success), success=episode.success, terminated=episode.success)
@@ -110,9 +110,8 @@ class LiberoBackend:
     def load_state(self, slot: int, state: bytes) -> None:
         """Continue from a saved state, bit for bit, in any slot of any process with the same MuJoCo.
 
-        Raises `SimError` for bytes that are no such state; the slot is then unstarted.
+        Raises `SimError` for bytes that are no such state; the slot is then as it was.
         """
-        self._episodes[slot] = None
         try:
             record = msgpack.unpackb(state)
             if record["format"] != _STATE_FORMAT:
@@ -216,20 +215,14 @@ class LiberoBackend:
         """Drop scenes that no slot uses, the longest unused first, until one more fits."""
         used = {find_task(episode.spec.suite, episode.spec.task_id) for episode in self._episodes if episode is not None}
         idle = [task for task in self._steppers if task not in used]
-        for task in idle[: max(0, len(self._steppers) + 1 - self._max_scenes)]:
+        leaving = idle[: max(0, len(self._steppers) + 1 - self._max_scenes)]
+        for task in leaving:
             scene = self._steppers.pop(task).scene
             if self._renderer is not None:
                 self._renderer.forget(scene)
-
-
-def _make_renderer(render_quality: str, max_scenes: int) -> Renderer:
-    if render_quality == "exact":
-        return Renderer(max_scenes=max_scenes)
-    try:
-        from vla_rl.sim.libero.detail import FAST_SAMPLING
-    except ImportError as error:
-        raise SimError(f'render_quality "fast" cannot be used ({error}); use "exact"') from error
-    return Renderer(FAST_SAMPLING.scale, FAST_SAMPLING.msaa, max_scenes)
+            del scene
+        if leaving:
+            gc.collect()  # LIBERO's problem objects hold each other, and with them hundreds of megabytes
 
 
 def _unpack_episode(stepper: Stepper, spec: EpisodeSpec, record: dict[str, Any]) -> Episode:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import weakref
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -16,6 +18,18 @@ from vla_rl.sim.libero.scene import Scene
 
 MAX_GEOMS = 1000
 """As robosuite's renderer has it."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a frame is antialiased: rendered `scale` times larger with `msaa` samples a pixel, then averaged down."""
+
+    scale: int
+    msaa: int
+
+
+SAMPLING = {"exact": Sampling(scale=1, msaa=4), "fast": Sampling(scale=2, msaa=0)}
+"""By render quality. LIBERO has 4 samples a pixel; so has "fast", at well under the cost of MSAA on software OpenGL."""
 
 
 class _SceneGraphics:
@@ -37,12 +51,11 @@ class _SceneGraphics:
 class Renderer:
     """Draws scenes as LIBERO's own observations show them (robosuite's convention "opengl": the first row is the lowest).
 
-    `scale` renders that many times larger and averages down; `samples` is MSAA. At most `max_scenes` scenes stay in
-    OpenGL's memory; the one that was not drawn for longest goes first.
+    At most `max_scenes` scenes stay in OpenGL's memory; the one that was not drawn for longest goes first.
     """
 
-    def __init__(self, scale: int = 1, samples: int = 4, max_scenes: int = 4) -> None:
-        self._scale, self._samples, self._max_scenes = scale, samples, max_scenes
+    def __init__(self, sampling: Sampling, max_scenes: int) -> None:
+        self._scale, self._samples, self._max_scenes = sampling.scale, sampling.msaa, max_scenes
         self._graphics: OrderedDict[Scene, _SceneGraphics] = OrderedDict()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -55,8 +68,11 @@ class Renderer:
             self._gl: Any = importlib.import_module(f"mujoco.{platform}").GLContext(64, 64)
         except Exception as error:
             raise gl.import_failure(error) from error
-        # A finalizer also runs at exit, before the platform shuts its display down: freeing later prints errors.
         self.close = weakref.finalize(self, _free, self._gl, self._graphics)
+        # Freed after the platform has shut its display down, contexts print errors. That is registered by now, and exit
+        # handlers run in reverse; finalizers would run at the turn of the process's first one, which may be too late.
+        self.close.atexit = False
+        atexit.register(self.close)
 
     def render(self, scene: Scene, qpos: Float64[np.ndarray, "nq"], camera: str, out: UInt8[np.ndarray, "H W 3"]) -> None:
         """Draw the scene with its joints at `qpos` into `out`. The scene's state is left as it was.
@@ -111,7 +127,10 @@ class Renderer:
 
 
 def _free(context: Any, graphics: OrderedDict[Scene, _SceneGraphics]) -> None:
-    context.make_current()
+    try:
+        context.make_current()
+    except Exception:  # another library has shut the display down, and everything on it is gone
+        return
     for held in graphics.values():
         held.free()
     graphics.clear()

@@ -31,6 +31,10 @@ _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
 
+class PhysicsDiverged(SimError):
+    """MuJoCo found numbers that are not finite or absurd, and threw the state away."""
+
+
 @dataclass
 class Episode:
     """Everything that distinguishes one slot from another on the same scene; with it any slot can continue."""
@@ -106,7 +110,7 @@ class Stepper:
         scene.active = episode
 
     def step(self, episode: Episode, action: np.ndarray) -> None:
-        """One control step (50 ms) of an action [7]. Raises `SimError` for a bad action or when the physics diverges."""
+        """One control step (50 ms) of an action [7]. Raises `SimError` for a bad action, `PhysicsDiverged`."""
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise SimError(f"an action must be {ACTION_DIM} finite numbers, and this one is {action.tolist()}")
@@ -130,7 +134,7 @@ class Stepper:
             if substep == OBSERVED_SUBSTEP:
                 episode.proprio = self._proprio()
         if any(data.warning[kind].number for kind in _DIVERGED):
-            raise SimError(f"the physics of {episode.spec} diverged; reset the environment")
+            raise PhysicsDiverged(f"the physics of {episode.spec} diverged; reset the environment")
         episode.site_alpha = scene.site_alpha
         episode.success = scene.success()
 
