@@ -127,7 +127,17 @@ def _is_users(error: Exception) -> bool:
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    mendable = (TrainingError, CheckpointError, ConfigError, DatasetError, MetricsError, PolicyError, RunError, SimError, VideoError)
+    mendable = (
+        TrainingError,
+        CheckpointError,
+        ConfigError,
+        DatasetError,
+        MetricsError,
+        PolicyError,
+        RunError,
+        SimError,
+        VideoError,
+    )
     return isinstance(error, mendable)
 
 

@@ -35,7 +35,7 @@ from vla_rl.data.libero_hdf5 import (
     split_into_parts,
 )
 from vla_rl.sim.base import SimError
-from vla_rl.trainers.progress import Progress
+from vla_rl.progress import Progress
 
 if TYPE_CHECKING:
     from vla_rl.collect_worker import Collection

@@ -5,6 +5,7 @@ A YAML file sets fields by section; the command line overrides them: `ppo.iterat
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,11 +220,9 @@ def _apply(record: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"the value of the override {override!r} is not valid YAML") from None
-    if isinstance(value, str):  # YAML 1.1 reads 1e-4, which has no dot, as a string
-        try:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4, which has no dot, as a string
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     node = record
     for parent in parents:
@@ -238,7 +237,7 @@ def _apply(record: dict[str, Any], override: str) -> None:
 def _known_keys(location: Sequence[str | int]) -> list[str]:
     model: Any = Config
     for part in location[:-1]:
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return []
         model = field.annotation

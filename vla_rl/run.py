@@ -1,6 +1,6 @@
 """A run's directory: its configuration, metrics, checkpoints, evaluations, videos and report.
 
-    runs/NAME/  config.yaml  environment.json  metrics.jsonl  tensorboard/  checkpoints/  evaluation/  videos/  report.html
+runs/NAME/  config.yaml  environment.json  metrics.jsonl  tensorboard/  checkpoints/  evaluation/  videos/  report.html
 """
 
 from __future__ import annotations
@@ -166,8 +166,6 @@ def choose_device(name: str) -> torch.device:
 def set_threads(threads: int) -> None:
     """Use that many CPU threads, or one a core for 0; results repeat bit for bit at the same number only."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-
-
 
 
 def load_weights(policy: OpenVLAPolicy, folder: Path) -> None:

@@ -16,7 +16,9 @@ from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_polic
 from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
 from vla_rl.types import Observation
 
-CONFIG = PpoConfig(minibatch_turns=12, microbatch_turns=12, epochs=2, temperature=1.3, learning_rate=1e-3, value_learning_rate=1e-3)
+CONFIG = PpoConfig(
+    minibatch_turns=12, microbatch_turns=12, epochs=2, temperature=1.3, learning_rate=1e-3, value_learning_rate=1e-3
+)
 
 
 def small_policy(value_gradient: bool = True) -> OpenVLAPolicy:

@@ -34,7 +34,6 @@ class TrainingError(RuntimeError):
     """Training is broken in a way that more of it cannot mend; the message says what was seen and where to look."""
 
 
-
 class _Means:
     """Averages of statistics over micro-batches, weighted by their entries; `_max` and `_min` keep extremes."""
 
@@ -180,6 +179,6 @@ class PpoLearner:
                 )
         elif deviation <= first and gradient_norm > 0:
             raise TrainingError(
-                f"after an update the ratio is still 1 (largest deviation {deviation:.3g}): the optimiser's steps do not reach the "
-                "weights that evaluate_actions uses, or ppo.learning_rate is too small to matter"
+                f"after an update the ratio is still 1 (largest deviation {deviation:.3g}): the optimiser's steps do not reach "
+                "the weights that evaluate_actions uses, or ppo.learning_rate is too small to matter"
             )

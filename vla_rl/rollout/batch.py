@@ -55,17 +55,13 @@ def final_values(policy: Policy, trajectories: Sequence[Trajectory]) -> Float[Te
     return values
 
 
-def make_batch(
-    trajectories: Sequence[Trajectory], last_values: Float[Tensor, "B"], gamma: float, lam: float
-) -> TurnBatch:
+def make_batch(trajectories: Sequence[Trajectory], last_values: Float[Tensor, "B"], gamma: float, lam: float) -> TurnBatch:
     """Advantages and returns by GAE over turns, then all turns in one row after another."""
     rewards, values, mask, terminated = pad_turns(trajectories)
     advantages, returns = gae(rewards, values, mask, terminated, last_values, gamma, lam)
     return TurnBatch(
         observation=Observation(
-            images={
-                name: np.concatenate([t.images[name] for t in trajectories]) for name in trajectories[0].images
-            },
+            images={name: np.concatenate([t.images[name] for t in trajectories]) for name in trajectories[0].images},
             proprio=np.concatenate([t.proprio for t in trajectories]),
             instruction=[t.instruction for t in trajectories for _ in range(t.num_turns)],
         ),

@@ -115,9 +115,7 @@ def run_episodes(
         observation = _refill(sim, queue, slots, watch) or turn.observation
 
 
-def _refill(
-    sim: VectorSim, queue: deque[_Episode], slots: dict[int, _Episode], stopwatch: Stopwatch
-) -> Observation | None:
+def _refill(sim: VectorSim, queue: deque[_Episode], slots: dict[int, _Episode], stopwatch: Stopwatch) -> Observation | None:
     """Start waiting episodes in the free slots; None where nothing was started."""
     free = [row for row in range(sim.num_envs) if row not in slots]
     started = {row: queue.popleft() for row in free[: len(queue)]}

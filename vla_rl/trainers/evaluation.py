@@ -13,7 +13,7 @@ from vla_rl.evaluate import evaluate, record_videos
 from vla_rl.policies.base import Policy
 from vla_rl.run import Run
 from vla_rl.sim.base import VectorSim
-from vla_rl.trainers.progress import Progress
+from vla_rl.progress import Progress
 
 
 def evaluate_and_save(
@@ -31,9 +31,7 @@ def evaluate_and_save(
     specs = held_out_specs(config.task.suite, task_ids, episodes)
     temperature = config.evaluation.temperature
     with Progress(f"Evaluation {name}", total=len(specs)) as progress:
-        result = evaluate(
-            policy, sim, specs, name=name, step=step, temperature=temperature, on_episode=progress.counted_episode
-        )
+        result = evaluate(policy, sim, specs, name=name, step=step, temperature=temperature, on_episode=progress.counted_episode)
     if videos:
         record_videos(result, sim, directory, videos)
     path = directory / "evaluation" / f"{name}.json"

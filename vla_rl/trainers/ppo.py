@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from vla_rl.rollout.collector import collect
 from vla_rl.run import Run, load_weights
 from vla_rl.sim.base import VectorSim
 from vla_rl.trainers.evaluation import evaluate_when_due
-from vla_rl.trainers.progress import Progress
+from vla_rl.progress import Progress
 from vla_rl.trainers.statistics import RoundClock, rollout_statistics
 
 
@@ -29,7 +30,7 @@ def train_ppo(run: Run, sim: VectorSim, policy: OpenVLAPolicy, task_ids: Sequenc
     """
     config, task = run.config.ppo, run.config.task
     learner = PpoLearner(policy, config)
-    state = {"iteration": 0, "episodes": 0, "warm": config.warmup_iterations == 0}
+    state: dict[str, Any] = {"iteration": 0, "episodes": 0, "warm": config.warmup_iterations == 0}
     checkpoint = latest_checkpoint(run.checkpoints("ppo"))
     if checkpoint is not None:
         restore = partial(load_weights, policy)
@@ -54,4 +55,5 @@ def train_ppo(run: Run, sim: VectorSim, policy: OpenVLAPolicy, task_ids: Sequenc
             run.metrics.log(state["iteration"], stats, phase="ppo")
             if state["iteration"] % config.checkpoint_every == 0 or state["iteration"] == config.iterations:
                 run.save("ppo", state["iteration"], policy, learner.optimizers, state)
-            progress.advance(f"success {stats['rollout/success']:.0%}, explained variance {stats['value/explained_variance']:.2f}")
+            critic = f"explained variance {stats['value/explained_variance']:.2f}"
+            progress.advance(f"success {stats['rollout/success']:.0%}, {critic}")

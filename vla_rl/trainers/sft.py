@@ -16,7 +16,7 @@ from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
 from vla_rl.run import Run, load_weights
 from vla_rl.sim.libero.tasks import suite_names, suite_tasks
-from vla_rl.trainers.progress import Progress
+from vla_rl.progress import Progress
 
 
 def new_policy(run: Run, dataset: ChunkDataset) -> OpenVLAPolicy:
