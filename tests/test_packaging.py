@@ -25,7 +25,8 @@ def package_files() -> Iterator[str]:
         for path in (ROOT / folder).rglob("*"):
             relative = path.relative_to(ROOT)
             linked = any((ROOT / parent).is_symlink() for parent in relative.parents)
-            if path.is_file() and not linked and "__pycache__" not in relative.parts and ".cache" not in relative.suffixes:
+            cache = any(part == "__pycache__" or part.startswith(".") for part in relative.parts)
+            if path.is_file() and not linked and not cache:
                 yield str(relative) if folder == "vla_rl" else f"vla_rl/{relative}"
 
 
@@ -34,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     # In a copy: building writes into the source tree, where other tests may be running.
     source = tmp_path_factory.mktemp("source")
     for name in ("vla_rl", *LINKED, "configs"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     result = subprocess.run(
