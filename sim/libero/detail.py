@@ -1,10 +1,11 @@
 """Level of detail: visual meshes with no more faces than an image of the wanted size can show.
 
 LIBERO's scenes carry about 300,000 visual faces for pictures of 128 x 128 pixels, and on software OpenGL the time of a
-frame follows the faces. Decimated copies are added to the model beside the original meshes, and visual geoms are pointed
-to them, so that everything that physics reads (collision meshes, inertia, frames) stays as it was, bit for bit.
+frame follows the faces. Decimated copies of a mesh, its levels, are added to the model beside the original; a geom shows
+one of them through `geom_dataid`, so that everything that physics reads (collision meshes, inertia, frames) stays as it
+was, bit for bit.
 
-Legend: G geoms, F faces.
+Legend: G geoms, L levels of a mesh, V vertices, F faces.
 """
 
 from __future__ import annotations
@@ -20,17 +21,44 @@ from jaxtyping import Bool
 from vla_rl.sim.libero.detail_cache import Arrays, cached, content_key
 from vla_rl.sim.libero.detail_mesh import Mesh, decimate
 
-CAMERAS = ("agentview", "robot0_eye_in_hand")
-"""The cameras that the face budget is made for, where a scene has them."""
 FACES_PER_PIXEL = 0.25
-"""Faces of a mesh for each pixel that its whole surface would cover, seen straight on from the nearest plausible place."""
+"""Faces of a mesh for each pixel that its whole surface would cover, seen straight on."""
 MIN_FACES = 60
-_FIXED_NEAREST = 0.7
-"""Metres between a fixed camera and a thing that moves, at the least: LIBERO's cameras stand back from the table."""
-_MOVING_NEAREST = 0.2
-"""Metres between the hand's camera and a thing that is not part of the hand, at the least."""
-_VERSION = 1
+LEVEL_RATIO = 2.5
+"""Faces of a level over those of the next coarser one."""
+MAX_SCREENS = 1.5
+"""No mesh is taken to cover more than so many times the picture, however large or near it is."""
+_NEAREST = 0.2
+"""Metres from a camera at which the finest level is still fine enough; LIBERO's nearest things are those in the gripper."""
+_FIELD_OF_VIEW = math.radians(75)
+"""Of the camera that may come so near: the one in the hand."""
+_VERSION = 3
 """Part of the cache key: raise it whenever the same input gives another mesh."""
+_NAME = "vla_rl_level"
+
+
+def visual_mesh_geoms(model: mujoco.MjModel) -> Bool[np.ndarray, "G"]:
+    """Which geoms are meshes that only show: they collide with nothing."""
+    return (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_contype == 0) & (model.geom_conaffinity == 0)
+
+
+def mesh_of(model: mujoco.MjModel, mesh_id: int) -> Mesh:
+    """A mesh of a compiled model, in the frame that the compiled model keeps it in."""
+    faces = slice(model.mesh_faceadr[mesh_id], model.mesh_faceadr[mesh_id] + model.mesh_facenum[mesh_id])
+    index = [model.mesh_face[faces].reshape(-1), model.mesh_facenormal[faces].reshape(-1)]
+    textured = model.mesh_texcoordadr[mesh_id] >= 0
+    if textured:
+        index.append(model.mesh_facetexcoord[faces].reshape(-1))
+    _, first, corner = np.unique(
+        np.ravel_multi_index(index, [int(i.max()) + 1 for i in index]), return_index=True, return_inverse=True
+    )
+    corners = np.stack(index, axis=1)[first]
+    return Mesh(
+        vertices=model.mesh_vert[model.mesh_vertadr[mesh_id] + corners[:, 0]].astype(np.float64),
+        faces=corner.reshape(-1, 3).astype(np.int64),
+        normals=model.mesh_normal[model.mesh_normaladr[mesh_id] + corners[:, 1]].astype(np.float64),
+        texcoords=model.mesh_texcoord[model.mesh_texcoordadr[mesh_id] + corners[:, 2]].astype(np.float64) if textured else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -47,73 +75,18 @@ FAST_SAMPLING = Sampling(scale=2, msaa=0)
 """Four samples a pixel as well, at well under the cost of MSAA on software OpenGL."""
 
 
-def visual_mesh_geoms(model: mujoco.MjModel) -> Bool[np.ndarray, "G"]:
-    """Which geoms are meshes that only show: they collide with nothing."""
-    return (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_contype == 0) & (model.geom_conaffinity == 0)
-
-
-def mesh_of(model: mujoco.MjModel, mesh_id: int) -> Mesh:
-    """A mesh of a compiled model, in the frame that the compiled model keeps it in."""
-    faces = slice(model.mesh_faceadr[mesh_id], model.mesh_faceadr[mesh_id] + model.mesh_facenum[mesh_id])
-    vertices = slice(model.mesh_vertadr[mesh_id], model.mesh_vertadr[mesh_id] + model.mesh_vertnum[mesh_id])
-    normals = slice(model.mesh_normaladr[mesh_id], model.mesh_normaladr[mesh_id] + model.mesh_normalnum[mesh_id])
-    texcoords = None
-    if model.mesh_texcoordadr[mesh_id] >= 0:
-        start = model.mesh_texcoordadr[mesh_id]
-        table = model.mesh_texcoord[start : start + model.mesh_texcoordnum[mesh_id]]
-        texcoords = table[model.mesh_facetexcoord[faces]].astype(np.float64)
-    return Mesh(
-        vertices=model.mesh_vert[vertices].astype(np.float64),
-        faces=model.mesh_face[faces].astype(np.int64),
-        normals=model.mesh_normal[normals][model.mesh_facenormal[faces]].astype(np.float64),
-        texcoords=texcoords,
-    )
-
-
-def face_budgets(model: mujoco.MjModel, image_size: int) -> dict[int, int]:
-    """Faces that each visual mesh deserves: mesh id -> the largest budget of the geoms that show it.
-
-    The budget of a geom is `FACES_PER_PIXEL` times its surface in pixels, from the camera that may come nearest.
-    """
-    data = mujoco.MjData(model)
-    mujoco.mj_kinematics(model, data)
-    mujoco.mj_comPos(model, data)
-    mujoco.mj_camlight(model, data)
-    cameras = [i for i in range(model.ncam) if model.camera(i).name in CAMERAS]
-    area = {int(i): mesh_of(model, int(i)).area() for i in np.unique(model.geom_dataid[visual_mesh_geoms(model)])}
-    budgets: dict[int, int] = {}
-    for geom in np.flatnonzero(visual_mesh_geoms(model)):
-        mesh_id = int(model.geom_dataid[geom])
-        pixels_per_metre = max(
-            (_pixels_per_metre(model, data, int(geom), camera, image_size) for camera in cameras), default=math.inf
-        )
-        wanted = max(MIN_FACES, FACES_PER_PIXEL * area[mesh_id] * pixels_per_metre**2)
-        budgets[mesh_id] = max(budgets.get(mesh_id, 0), int(min(wanted, model.mesh_facenum[mesh_id])))
-    return budgets
-
-
-def _pixels_per_metre(model: mujoco.MjModel, data: mujoco.MjData, geom: int, camera: int, image_size: int) -> float:
-    """Pixels that a metre covers at the geom's nearest plausible distance from a camera."""
-    body, camera_body = int(model.geom_bodyid[geom]), int(model.cam_bodyid[camera])
-    distance = float(np.linalg.norm(data.geom_xpos[geom] - data.cam_xpos[camera])) - float(model.geom_rbound[geom])
-    moves = model.body_weldid[body] != 0
-    if model.body_weldid[camera_body] == 0:
-        distance = max(distance, _FIXED_NEAREST) if not moves else _FIXED_NEAREST
-    elif model.body_weldid[body] == model.body_weldid[camera_body]:
-        distance = max(distance, 0.05)
-    else:
-        distance = _MOVING_NEAREST
-    focal = image_size / 2 / math.tan(math.radians(float(model.cam_fovy[camera])) / 2)
-    return focal / distance
+def faces_wanted(area: float, pixels_per_metre: float, image_size: int) -> float:
+    """Faces that a surface of `area` square metres deserves where a metre covers so many pixels of a frame."""
+    return max(MIN_FACES, FACES_PER_PIXEL * min(area * pixels_per_metre**2, MAX_SCREENS * image_size**2))
 
 
 def reduce_visual_meshes(spec: mujoco.MjSpec, model: mujoco.MjModel, image_size: int) -> mujoco.MjModel:
-    """`model`, the compiled `spec`, with visual meshes that suit frames of `image_size` pixels. Physics is unchanged.
+    """`model`, the compiled `spec`, with visual meshes in levels that suit frames of `image_size` pixels.
 
-    `spec` gains the reduced meshes. The result's geoms, ids and frames are those of `model`; only `geom_dataid` and the mesh
-    arrays differ, and original meshes that nothing uses any more have no faces left (they would cost time at every upload to
-    the GPU). Reduced meshes come from the cache on disk where they have been built before. Ray casts (`mj_ray`) do not see
-    reduced meshes.
+    `spec` gains the levels. The result's geoms, ids and frames are those of `model`, and so is its physics; only
+    `geom_dataid` (the finest level of each visual mesh) and the mesh arrays differ, and original meshes that nothing uses
+    any more have no faces left (they would only be uploaded to the GPU). Levels come from the cache on disk where they have
+    been built before. Ray casts (`mj_ray`) do not see reduced meshes.
 
     Raises ValueError when `image_size` is not positive or `model` was not compiled from `spec`.
     """
@@ -121,71 +94,97 @@ def reduce_visual_meshes(spec: mujoco.MjSpec, model: mujoco.MjModel, image_size:
         raise ValueError(f"image_size is {image_size}; it must be a positive number of pixels")
     if len(spec.meshes) != model.nmesh or len(spec.geoms) != model.ngeom:
         raise ValueError("the model was not compiled from this MjSpec: their numbers of meshes or geoms differ")
-    reduced: dict[int, Mesh] = {}
-    for mesh_id, budget in face_budgets(model, image_size).items():
-        original = mesh_of(model, mesh_id)
-        mesh = cached_decimate(original, budget)
-        if len(mesh.faces) < 0.9 * len(original.faces):
-            reduced[mesh_id] = mesh
-    for mesh_id, mesh in reduced.items():
-        _add_mesh(spec, f"vla_rl_detail_{mesh_id}", mesh)
+    levels: dict[str, tuple[int, Mesh]] = {}
+    for mesh_id in np.unique(model.geom_dataid[visual_mesh_geoms(model)]).tolist():
+        for number, mesh in enumerate(build_levels(mesh_of(model, mesh_id), image_size)):
+            levels[f"{_NAME}_{mesh_id}_{number}"] = mesh_id, mesh
+    for name, (_, mesh) in levels.items():
+        _add_mesh(spec, name, mesh)
     result = spec.compile()
-    lod_ids = {mesh_id: int(result.mesh(f"vla_rl_detail_{mesh_id}").id) for mesh_id in reduced}
-    for mesh_id, lod_id in lod_ids.items():
-        _restore_frame(result, mesh_id, lod_id, reduced[mesh_id])
+    for name, (mesh_id, mesh) in levels.items():
+        _write_mesh(result, mesh_id, int(result.mesh(name).id), mesh)
     for geom in np.flatnonzero(visual_mesh_geoms(result)):
-        result.geom_dataid[geom] = lod_ids.get(int(result.geom_dataid[geom]), result.geom_dataid[geom])
-    used = set(result.geom_dataid[result.geom_type == mujoco.mjtGeom.mjGEOM_MESH].tolist())
-    for mesh_id in lod_ids:
-        if mesh_id not in used:
+        finest = f"{_NAME}_{result.geom_dataid[geom]}_0"
+        if finest in levels:
+            result.geom_dataid[geom] = result.mesh(finest).id
+    shown = set(result.geom_dataid[result.geom_type == mujoco.mjtGeom.mjGEOM_MESH].tolist())
+    for mesh_id, _ in levels.values():
+        if mesh_id not in shown:
             result.mesh_facenum[mesh_id] = 0
     return result
 
 
-def cached_decimate(mesh: Mesh, num_faces: int) -> Mesh:
-    """`decimate`, through the cache on disk."""
-    arrays: Arrays = {"vertices": mesh.vertices, "faces": mesh.faces, "normals": mesh.normals}
-    if mesh.texcoords is not None:
-        arrays["texcoords"] = mesh.texcoords
-    key = content_key(arrays, num_faces=num_faces, version=_VERSION, library=fast_simplification.__version__)
+def build_levels(mesh: Mesh, image_size: int) -> list[Mesh]:
+    """The levels of a mesh, finest first; none where the mesh is simple enough as it is.
+
+    The finest suits the nearest plausible view in a frame of `image_size` pixels, or is the mesh itself where that has not
+    many more faces; each next level has `LEVEL_RATIO` times fewer faces, down to `MIN_FACES`.
+    """
+    wanted = math.ceil(faces_wanted(mesh.area(), image_size / 2 / math.tan(_FIELD_OF_VIEW / 2) / _NEAREST, image_size))
+    simple = len(mesh.faces) <= 1.3 * wanted
+    counts = [int((len(mesh.faces) if simple else wanted) / LEVEL_RATIO**power) for power in range(20)]
+    counts = [count for count in counts[simple:] if count >= MIN_FACES]
+    if not counts:
+        return []
+    levels = [mesh] if simple else []
+    for level in _cached_decimate(mesh, counts):
+        if not levels or len(level.faces) < 0.8 * len(levels[-1].faces):
+            levels.append(level)
+    return levels if len(levels) > simple else []
+
+
+def _cached_decimate(mesh: Mesh, counts: list[int]) -> list[Mesh]:
+    """`decimate` to each face count, through the cache on disk."""
+    key = content_key(_to_arrays(mesh, ""), counts=counts, version=_VERSION, library=fast_simplification.__version__)
 
     def build() -> Arrays:
-        small = decimate(mesh, num_faces)
-        found: Arrays = {"vertices": small.vertices, "faces": small.faces, "normals": small.normals}
-        if small.texcoords is not None:
-            found["texcoords"] = small.texcoords
-        return found
+        levels: Arrays = {}
+        for number, level in enumerate(decimate(mesh, counts)):
+            levels |= _to_arrays(level, f"{number}_")
+        return levels
 
-    stored = cached("detail", key, build)
-    return Mesh(stored["vertices"], stored["faces"], stored["normals"], stored.get("texcoords"))
+    stored = cached("detail", key, build, valid=lambda arrays: f"{len(counts) - 1}_normals" in arrays)
+    return [_from_arrays(stored, f"{number}_") for number in range(len(counts))]
+
+
+def _to_arrays(mesh: Mesh, prefix: str) -> Arrays:
+    arrays: Arrays = {f"{prefix}vertices": mesh.vertices, f"{prefix}faces": mesh.faces, f"{prefix}normals": mesh.normals}
+    if mesh.texcoords is not None:
+        arrays[f"{prefix}texcoords"] = mesh.texcoords
+    return arrays
+
+
+def _from_arrays(arrays: Arrays, prefix: str) -> Mesh:
+    return Mesh(
+        arrays[f"{prefix}vertices"], arrays[f"{prefix}faces"], arrays[f"{prefix}normals"], arrays.get(f"{prefix}texcoords")
+    )
 
 
 def _add_mesh(spec: mujoco.MjSpec, name: str, mesh: Mesh) -> None:
-    corner = np.arange(3 * len(mesh.faces)).tolist()
     added = spec.add_mesh(name=name)
+    # A shell needs no volume, which a decimated flat piece may lack; no geom takes its inertia from this mesh anyway.
     added.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
     added.uservert = mesh.vertices.reshape(-1).tolist()
     added.userface = mesh.faces.reshape(-1).tolist()
     added.usernormal = mesh.normals.reshape(-1).tolist()
-    added.userfacenormal = corner
     if mesh.texcoords is not None:
-        # MuJoCo flips the vertical coordinate of files only when it reads them: the compiled arrays go back as they are.
         added.usertexcoord = mesh.texcoords.reshape(-1).tolist()
-        added.userfacetexcoord = corner
 
 
-def _restore_frame(model: mujoco.MjModel, original: int, lod: int, mesh: Mesh) -> None:
-    """Write a reduced mesh in its original's frame: the compiler centres every mesh on its own principal axes.
+def _write_mesh(model: mujoco.MjModel, original: int, level: int, mesh: Mesh) -> None:
+    """Write a level in its original's frame: the compiler has centred it on its own principal axes.
 
-    With one frame for both, a geom changes its mesh by `geom_dataid` alone. Normals and their indices are written too:
-    MuJoCo 3.17 scrambles the indices given as `userfacenormal`.
+    With one frame for all levels, a geom changes its level by `geom_dataid` alone.
     """
-    sizes = (int(model.mesh_vertnum[lod]), int(model.mesh_facenum[lod]), int(model.mesh_normalnum[lod]))
-    if sizes != (len(mesh.vertices), len(mesh.faces), 3 * len(mesh.faces)):
+    num_vertices, num_faces = len(mesh.vertices), len(mesh.faces)
+    sizes = (int(model.mesh_vertnum[level]), int(model.mesh_normalnum[level]), int(model.mesh_facenum[level]))
+    if sizes != (num_vertices, num_vertices, num_faces):
         raise RuntimeError(f"MuJoCo {mujoco.__version__} stored a reduced mesh in a way that this code does not expect: {sizes}")
-    num_vertices, num_faces, num_normals = sizes
-    model.mesh_vert[model.mesh_vertadr[lod] :][:num_vertices] = mesh.vertices
-    model.mesh_face[model.mesh_faceadr[lod] :][:num_faces] = mesh.faces
-    model.mesh_normal[model.mesh_normaladr[lod] :][:num_normals] = mesh.normals.reshape(-1, 3)
-    model.mesh_facenormal[model.mesh_faceadr[lod] :][:num_faces] = np.arange(num_normals).reshape(-1, 3)
-    model.mesh_pos[lod], model.mesh_quat[lod] = model.mesh_pos[original], model.mesh_quat[original]
+    faces = slice(model.mesh_faceadr[level], model.mesh_faceadr[level] + num_faces)
+    model.mesh_vert[model.mesh_vertadr[level] :][:num_vertices] = mesh.vertices
+    model.mesh_normal[model.mesh_normaladr[level] :][:num_vertices] = mesh.normals
+    model.mesh_face[faces] = model.mesh_facenormal[faces] = mesh.faces
+    if mesh.texcoords is not None:
+        model.mesh_texcoord[model.mesh_texcoordadr[level] :][:num_vertices] = mesh.texcoords
+        model.mesh_facetexcoord[faces] = mesh.faces
+    model.mesh_pos[level], model.mesh_quat[level] = model.mesh_pos[original], model.mesh_quat[original]

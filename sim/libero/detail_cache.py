@@ -36,16 +36,20 @@ def content_key(arrays: Mapping[str, np.ndarray], **parameters: object) -> str:
     return digest.hexdigest()[:32]
 
 
-def cached(kind: str, key: str, build: Callable[[], Arrays], *, folder: Path | None = None) -> Arrays:
+def cached(kind: str, key: str, build: Callable[[], Arrays], *, valid: Callable[[Arrays], bool]) -> Arrays:
     """The arrays stored under `kind/key`, built and stored where there are none.
 
     Processes may do this at once: each writes a file of its own and moves it into place, so a reader sees a whole entry or
-    none. An entry that cannot be read is rebuilt; a folder that cannot be written only costs the time to build again.
+    none. An entry that cannot be read or is not `valid` is rebuilt; a folder that cannot be written only costs the time to
+    build again.
     """
-    path = (folder or cache_folder()) / kind / f"{key}.npz"
+    path = cache_folder() / kind / f"{key}.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files}
+        if valid(arrays):
+            return arrays
+        logger.warning("cache entry %s is not what it should be; building it again", path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
