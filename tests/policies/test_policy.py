@@ -315,6 +315,21 @@ def test_tokens_and_temperatures_that_do_not_fit_are_refused(policy: OpenVLAPoli
         policy.act(observation, -1.0)
 
 
+def test_an_instruction_that_does_not_fit_is_refused(policy: OpenVLAPolicy, observation: Observation) -> None:
+    long = replace(observation, instruction=["open", *["grasp " * 2000] * 5])
+    with pytest.raises(PolicyError, match=r"tokens with its prompt, and 2033 fit: 'grasp grasp"):
+        policy.act(long, 0.0)
+
+
+def test_half_precision_weights_give_float32_log_probs(policy: OpenVLAPolicy, observation: Observation) -> None:
+    tokens = policy.act(observation, 1.0).tokens
+    exact = policy.evaluate_actions(observation, tokens, 1.0)
+    policy.model.to(torch.bfloat16)
+    rough = policy.evaluate_actions(observation, tokens, 1.0)
+    assert rough.log_probs.dtype == rough.values.dtype == torch.float32
+    assert (rough.log_probs - exact.log_probs).abs().mean() < 0.1
+
+
 def test_frames_with_negative_strides_are_taken(policy: OpenVLAPolicy, observation: Observation) -> None:
     flipped = replace(observation, images={name: f[:, ::-1, ::-1] for name, f in observation.images.items()})
     solid = replace(observation, images={name: np.ascontiguousarray(f) for name, f in flipped.images.items()})

@@ -38,8 +38,9 @@ class LanguageConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     max_positions: int = 2048
+    """Longest sequence; an instruction that does not fit is refused."""
     initializer_range: float = 0.02
-    """Standard deviation of new weights; about width^-0.5, or a small model from scratch hardly moves at first."""
+    """Standard deviation of new weights."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class OpenVLAConfig:
                 f"image_size {self.image_size}, the patch sizes {[f.patch_size for f in self.featurizers]} and projector_pool "
                 f"{self.projector_pool} must divide evenly into one grid"
             )
+        if self.max_prompt_tokens < 1:
+            raise PolicyError(f"max_positions {self.language.max_positions} leaves no room for a prompt; raise it")
 
     @property
     def num_slots(self) -> int:
@@ -117,6 +120,11 @@ class OpenVLAConfig:
     def image_tokens(self) -> int:
         """Tokens of one camera."""
         return (self.image_size // self.featurizers[0].patch_size // self.projector_pool) ** 2
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Those that images, proprioception and action slots leave free."""
+        return self.language.max_positions - len(self.cameras) * self.image_tokens - 1 - self.num_slots
 
     @property
     def padded_vocab_size(self) -> int:

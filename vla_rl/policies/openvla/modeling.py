@@ -215,13 +215,13 @@ class OpenVLAModel(nn.Module):
         return tokens.flatten(1, 2)
 
     def _proprio_token(self, inputs: PolicyInputs, generator: torch.Generator | None) -> Float[Tensor, "B 1 E"]:
-        proprio = (inputs.proprio - self.proprio_centre) / self.proprio_scale
+        proprio = (inputs.proprio - self.proprio_centre.float()) / self.proprio_scale.float()
         if self.training:
             device = generator.device if generator is not None else "cpu"
             noise = torch.randn(proprio.shape, generator=generator, device=device).to(proprio.device)
             seen = torch.rand((len(proprio), 1), generator=generator, device=device).to(proprio.device)
             proprio = (proprio + self.config.proprio_noise * noise) * (seen >= self.config.proprio_dropout)
-        return self.proprio_projector(proprio)[:, None]
+        return self.proprio_projector(proprio.to(self.proprio_projector.fc1.weight.dtype))[:, None]
 
 
 def new_model(config: OpenVLAConfig, seed: int) -> OpenVLAModel:

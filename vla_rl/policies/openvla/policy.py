@@ -159,6 +159,11 @@ class OpenVLAPolicy:
         ids = np.full((len(prompts), max(map(len, prompts), default=1)), self.prompts.pad_id, dtype=np.int64)
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
+        if ids.shape[1] > self.config.max_prompt_tokens:
+            raise PolicyError(
+                f"an instruction has {ids.shape[1]} tokens with its prompt, and {self.config.max_prompt_tokens} fit: "
+                f"{max(instructions, key=len)[:60]!r}..."
+            )
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         mask = np.arange(ids.shape[1]) < lengths[:, None]
         return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)

@@ -122,8 +122,9 @@ class VisionBackbone(nn.Module):
         return sum(config.width for config in self.configs)
 
     def forward(self, images: UInt8[Tensor, "M 3 S S"]) -> Float[Tensor, "M K V"]:
+        dtype = next(self.parameters()).dtype
         features = [
-            featurizer(normalise_pixels(images, config.mean, config.std))
+            featurizer(normalise_pixels(images, config.mean, config.std).to(dtype))
             for featurizer, config in zip(self.children(), self.configs, strict=True)
         ]
         return torch.cat(features, dim=-1)
