@@ -49,11 +49,16 @@ class Progress:
         self._done += 1
         self._successes += trajectory.success
         self._bar.update(self._task, advance=1, note=f"{self._successes} successes")
+        if self._done * 10 // self._total > (self._done - 1) * 10 // self._total:
+            self._say(f"{self._successes} successes")
 
     def advance(self, note: str, to: int | None = None) -> None:
         """One more, or as many as `to`, is done; `note` says what came of it."""
         self._done = self._done + 1 if to is None else to
         self._note, self._episodes, self._successes = note, 0, 0
         self._bar.update(self._task, completed=self._done, note=note)
+        self._say(note)
+
+    def _say(self, note: str) -> None:
         if not self._console.is_terminal:
             self._console.print(f"{self._title} {self._done}/{self._total}: {note}", highlight=False, soft_wrap=True)
