@@ -42,7 +42,6 @@ class _SceneGraphics:
         model.vis.quality.offsamples = samples
         self.geometry = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
 
     def free(self) -> None:
         self.context.free()
@@ -93,6 +92,8 @@ class Renderer:
         category = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, self._options, self._perturbation, self._camera, category, graphics.geometry)
         viewport = mujoco.MjrRect(0, 0, width, height)
+        # Before every frame: another scene's buffer may be bound, and MuJoCo would draw into that one.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, graphics.context)
         mujoco.mjr_render(viewport, graphics.geometry, graphics.context)
         self._read(viewport, graphics.context, out)
 
