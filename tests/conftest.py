@@ -8,8 +8,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# Modules of the tests' own that several of them share: pendulum_backend, pendulum_run.
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("sim", "trainers")]
+# Modules of the tests' own that several of them share: small_policy, pendulum_backend, pendulum_run.
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("policies", "sim", "trainers")]
 
 # The same examples on every machine and run: a change that breaks a property fails at once and not by chance later.
 hypothesis.settings.register_profile("vla_rl", deadline=None, derandomize=True, max_examples=60)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_policy import small_policy
 
 from vla_rl.algorithms.ppo import PpoLearner, TrainingError, ppo_loss
 from vla_rl.algorithms.turn_batch import TurnBatch
 from vla_rl.config import PpoConfig
-from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
-from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
+from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.types import Observation
 
 CONFIG = PpoConfig(
@@ -21,28 +21,14 @@ CONFIG = PpoConfig(
 )
 
 
-def small_policy(value_gradient: bool = True) -> OpenVLAPolicy:
-    return build_policy(
-        "tiny",
-        cameras=("front",),
-        chunk_length=2,
-        action_dim=2,
-        proprio_dim=3,
-        instructions=["go left", "please go to the right side now"],
-        statistics=ActionStatistics.unit(2),
-        seed=0,
-        image_size=16,
-        featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
-        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
-        value_gradient=value_gradient,
-    )
+INSTRUCTIONS = ("go left", "please go to the right side now")
 
 
 def observations(count: int, rng: np.random.Generator) -> Observation:
     return Observation(
         images={"front": rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)},
         proprio=rng.normal(size=(count, 3)).astype(np.float32),
-        instruction=[("go left", "please go to the right side now")[i % 2] for i in range(count)],
+        instruction=[INSTRUCTIONS[i % 2] for i in range(count)],
     )
 
 
@@ -75,7 +61,7 @@ def gradient(policy: OpenVLAPolicy, batch: TurnBatch, parts: list[np.ndarray]) -
 
 @pytest.mark.parametrize("pieces", [2, 5, 12])
 def test_accumulation_and_order_do_not_change_the_gradient(pieces: int) -> None:
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     batch = rollout(policy, 12)
     whole = gradient(policy, batch, [np.arange(12)])
     shuffled = np.random.default_rng(1).permutation(12)
@@ -85,7 +71,7 @@ def test_accumulation_and_order_do_not_change_the_gradient(pieces: int) -> None:
 
 
 def test_actions_after_the_end_of_an_episode_do_not_change_the_gradient() -> None:
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     batch = rollout(policy, 12)
     before = gradient(policy, batch, [np.arange(12)])
     log_probs = batch.log_probs.clone()
@@ -95,7 +81,7 @@ def test_actions_after_the_end_of_an_episode_do_not_change_the_gradient() -> Non
 
 
 def test_warm_up_trains_the_value_head_alone() -> None:
-    policy = small_policy(value_gradient=False)
+    policy = small_policy(instructions=INSTRUCTIONS, value_gradient=False)
     batch = rollout(policy, 24)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     stats = PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0), train_policy=False)
@@ -107,7 +93,7 @@ def test_warm_up_trains_the_value_head_alone() -> None:
 
 def test_an_update_changes_the_policy_that_acts() -> None:
     """VLA-RL's code sent rollouts weights that never changed."""
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     batch = rollout(policy, 24)
     generator = torch.Generator()
     before = policy.act(batch.observation, 1.0, generator.manual_seed(1))
@@ -120,7 +106,7 @@ def test_an_update_changes_the_policy_that_acts() -> None:
 
 def test_a_ratio_that_stays_one_stops_the_run() -> None:
     """VLA-RL's code trained with a ratio that was identically 1."""
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     learner = PpoLearner(policy, CONFIG)
     copies = [p.detach().clone().requires_grad_() for p in policy.policy_parameters()]
     learner.optimizers["policy"] = torch.optim.AdamW(copies, lr=1e-3)  # steps that reach nobody
@@ -134,7 +120,7 @@ def test_a_ratio_that_stays_one_stops_the_run() -> None:
 
 
 def test_a_rollout_of_other_weights_stops_the_run() -> None:
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     batch = rollout(policy, 24)
     with torch.no_grad():
         for parameter in policy.policy_parameters():
@@ -144,7 +130,7 @@ def test_a_rollout_of_other_weights_stops_the_run() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     batch = rollout(policy, 12)
     batch.returns[3] = float("nan")
     with pytest.raises(TrainingError, match="the loss is nan"):
@@ -152,7 +138,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
 
 
 def test_a_large_divergence_ends_the_update_early() -> None:
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     config = CONFIG.model_copy(update={"target_kl": 1e-6, "epochs": 50})
     stats = PpoLearner(policy, config).update(rollout(policy, 24), np.random.default_rng(0))
     assert stats["update/stopped_by_kl"] == 1 and stats["update/steps"] < 10
@@ -160,7 +146,7 @@ def test_a_large_divergence_ends_the_update_early() -> None:
 
 def test_ppo_learns_to_act_on_what_it_sees() -> None:
     """One-turn episodes: reward 1 where the first command has the sign that the picture shows. Chance is 50%."""
-    policy = small_policy()
+    policy = small_policy(instructions=INSTRUCTIONS)
     config = CONFIG.model_copy(update={"minibatch_turns": 64, "microbatch_turns": 64, "epochs": 4, "learning_rate": 3e-3})
     learner = PpoLearner(policy, config)
     rng = np.random.default_rng(0)

@@ -1,28 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from small_policy import small_policy
 
 from vla_rl.algorithms.sft import SftLearner, learning_rate_at
 from vla_rl.config import SftConfig
-from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
-from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
 from vla_rl.types import Observation
-
-
-def small_policy() -> OpenVLAPolicy:
-    return build_policy(
-        "tiny",
-        cameras=("front",),
-        chunk_length=2,
-        action_dim=2,
-        proprio_dim=3,
-        instructions=["go"],
-        statistics=ActionStatistics.unit(2),
-        seed=0,
-        image_size=16,
-        featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
-        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
-    )
 
 
 def test_learning_rate_worked_out_by_hand() -> None:

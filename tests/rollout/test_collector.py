@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_policy import small_policy
 
-from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
-from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
+from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.rollout.batch import final_values, make_batch
 from vla_rl.rollout.collector import collect
 from vla_rl.sim import SimError
@@ -33,19 +33,7 @@ def pendulums(num_envs: int, num_workers: int = 1, **options: object) -> Iterato
 
 @pytest.fixture(scope="module")
 def policy() -> OpenVLAPolicy:
-    return build_policy(
-        "tiny",
-        cameras=("front",),
-        chunk_length=4,
-        action_dim=1,
-        proprio_dim=2,
-        instructions=["swing up within 30 steps"],
-        statistics=ActionStatistics.unit(1),
-        seed=0,
-        image_size=16,
-        featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
-        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
-    )
+    return small_policy(chunk_length=4, action_dim=1, proprio_dim=2, instructions=("swing up within 30 steps",))
 
 
 def specs(lengths: list[int], suite: str = "pendulum") -> list[EpisodeSpec]:

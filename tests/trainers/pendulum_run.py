@@ -4,11 +4,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("policies", "sim")]
+
+# ruff: noqa: E402
+from small_policy import small_policy
 
 from vla_rl.config import load_config
-from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
-from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
+from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.run import Run, set_threads
 from vla_rl.sim.pool import SimPool
 from vla_rl.trainers.ppo import train_ppo
@@ -32,20 +34,8 @@ SETTINGS = [
 ]
 
 
-def pendulum_policy(seed: int = 0) -> OpenVLAPolicy:
-    return build_policy(
-        "tiny",
-        cameras=("front",),
-        chunk_length=4,
-        action_dim=1,
-        proprio_dim=2,
-        instructions=["swing up within 20 steps"],
-        statistics=ActionStatistics.unit(1),
-        seed=seed,
-        image_size=16,
-        featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
-        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
-    )
+def pendulum_policy() -> OpenVLAPolicy:
+    return small_policy(chunk_length=4, action_dim=1, proprio_dim=2, instructions=("swing up within 20 steps",))
 
 
 def main(root: str, name: str, *overrides: str) -> None:
