@@ -66,13 +66,14 @@ class HeightMap:
         return self._top[nodes[..., 0], nodes[..., 1]]
 
 
-def plan_grasp(scene: SceneView, name: str, failed: Sequence[Grasp] = ()) -> Grasp:
+def plan_grasp(scene: SceneView, name: str, destination: Float64[np.ndarray, "3"], failed: Sequence[Grasp] = ()) -> Grasp:
     """The best grasp of an object where it now lies.
 
     A candidate is a position on a grid over the object, a yaw and a depth; it is feasible where both fingers fit beside
     the material and the hand above it, and scores by its depth, by how squarely and evenly the fingers close, and by how
-    near it is to the object's centre, to the robot (an outstretched arm is stiff) and to yaw 0 (turning the wrist costs
-    time and precision). Candidates like `failed` ones come last. Raises `ExpertError` when nothing is feasible.
+    near it is to the object's centre, to yaw 0 (turning the wrist costs time and precision), and to the robot, here and
+    with the object at its `destination` (a stretched arm is stiff). Candidates like `failed` ones come last. Raises
+    `ExpertError` when nothing is feasible.
     """
     box = scene.bounds(name)
     steps = [np.arange(-half, half + SPACING, SPACING) for half in (box.high - box.low)[:2] / 2]
@@ -81,7 +82,9 @@ def plan_grasp(scene: SceneView, name: str, failed: Sequence[Grasp] = ()) -> Gra
     margin = np.linalg.norm(PALM_HALF)
     own = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, only=name)
     others = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, without=name)
-    preference = 0.25 * np.linalg.norm(centres - box.centre[:2], axis=1) + 0.1 * np.linalg.norm(centres - scene.base[:2], axis=1)
+    preference = 0.25 * np.linalg.norm(centres - box.centre[:2], axis=1)
+    for shift in (np.zeros(2), destination[:2] - box.centre[:2]):
+        preference += 0.1 * np.linalg.norm(centres + shift - scene.base[:2], axis=1)
     best: tuple[float, np.ndarray, float, float] | None = None
     for yaw, deepest in itertools.product(YAWS, DEPTHS):
         score, height, depth = _rate(own, others, centres, yaw, deepest)

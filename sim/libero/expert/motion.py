@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mujoco
 import numpy as np
 from jaxtyping import Float64
 
@@ -44,18 +45,20 @@ def funnel(
     return _quiet(command), arrived
 
 
-def orientation_command(rotation: Float64[np.ndarray, "3 3"], yaw: float) -> Float64[np.ndarray, "3"]:
-    """Turn the hand to point down with a yaw; exactly 0 within the tolerance, which the last command then holds.
+def orientation_command(
+    rotation: Float64[np.ndarray, "3 3"], yaw: float, lean: Float64[np.ndarray, "3"]
+) -> Float64[np.ndarray, "3"]:
+    """Turn the hand to point down with a yaw and a lean (axis-angle); exactly 0 within the tolerance.
 
     The controller turns by the commanded axis-angle from where the hand is, and keeps that goal while commands are 0:
-    commanding the whole error therefore sets the absolute goal.
+    commanding the whole error therefore sets the absolute goal, which the zeros that follow hold.
     """
-    import mujoco
-
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    wanted = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
-    quaternion, error = np.empty(4), np.empty(3)
-    mujoco.mju_mat2Quat(quaternion, (wanted @ rotation.T).reshape(9))
+    turn, tilt, wanted, quaternion, error = np.empty(4), np.empty(4), np.empty(9), np.empty(4), np.empty(3)
+    mujoco.mju_axisAngle2Quat(turn, np.array([0.0, 0.0, 1.0]), yaw)
+    mujoco.mju_axisAngle2Quat(tilt, np.divide(lean, max(float(np.linalg.norm(lean)), 1e-9)), float(np.linalg.norm(lean)))
+    mujoco.mju_mulQuat(quaternion, tilt, turn)
+    mujoco.mju_quat2Mat(wanted, quaternion)
+    mujoco.mju_mat2Quat(quaternion, (wanted.reshape(3, 3) @ DOWN @ rotation.T).reshape(9))
     mujoco.mju_quat2Vel(error, quaternion, 1.0)
     size = float(np.linalg.norm(error))
     if size < ROTATION_TOLERANCE:

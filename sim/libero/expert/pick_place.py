@@ -16,9 +16,9 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import Float32
 
-from vla_rl.sim.libero.expert.grasps import FINGER, OPENING, PALM, PALM_HALF, TIP, Grasp, plan_grasp
-from vla_rl.sim.libero.expert.motion import funnel, orientation_command
-from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView, disc, highest_on_the_way
+from vla_rl.sim.libero.expert.grasps import CLEARANCE, FINGER, OPENING, PALM, PALM_HALF, TIP, Grasp, plan_grasp
+from vla_rl.sim.libero.expert.motion import SPEED, funnel, orientation_command
+from vla_rl.sim.libero.expert.scene_view import STRETCHED, ExpertError, SceneView, disc, highest_on_the_way
 
 OPEN, CLOSE = -1.0, 1.0
 MARGIN = 0.02
@@ -77,6 +77,7 @@ class PickPlaceExpert:
         self._grasp: Grasp | None = None
         self._failed: list[Grasp] = []
         self._release = self._below = self._half_width = self._grip_width = 0.0
+        self._lean = np.zeros(3)
         self._since = 0
         self._opening = 1.0
 
@@ -103,8 +104,11 @@ class PickPlaceExpert:
         skill = self._skill
         translation, gripper = step(scene)
         self._opening = scene.gripper_opening
+        distance, inwards = scene.stretch
+        if distance > STRETCHED and skill is not Skill.GRASP:
+            translation = SPEED * inwards
         yaw = self._grasp.yaw if self._grasp else 0.0
-        rotation = np.zeros(3) if skill is Skill.GRASP else orientation_command(scene.grip_rotation, yaw)
+        rotation = np.zeros(3) if skill is Skill.GRASP else orientation_command(scene.grip_rotation, yaw, self._lean)
         return ExpertStep(np.array([*translation, *rotation, gripper], dtype=np.float32), skill)
 
     # -- skills: each returns a translation command and a gripper command, and may move on to the next skill ----------
@@ -112,12 +116,14 @@ class PickPlaceExpert:
         name, grip = self._goals[self._next].object, scene.grip_position
         grasp = self._grasp
         if grasp is None or np.abs(scene.rotation(name) - grasp.object_rotation).max() > REPLAN_ROTATION:
-            grasp = self._grasp = plan_grasp(scene, name, self._failed)
+            self._lean = scene.lean(scene.bounds(name).centre)
+            grasp = self._grasp = plan_grasp(scene, name, self._spot(scene, self._goals[self._next]), self._failed)
         target = grasp.position(scene, name)
         if scene.gripper_opening < OPENING and self._since < OPENING_STEPS:
             return np.zeros(3), OPEN
         top = max(target[2] + grasp.depth, highest_on_the_way(scene, grip, target, half_width=OPENING + FINGER))
-        command, arrived = funnel(grip, target, self._within_reach(scene, target, top + TIP + MARGIN))
+        free = target[2] + grasp.depth + TIP + CLEARANCE
+        command, arrived = funnel(grip, target, self._within_reach(scene, top + TIP + MARGIN, free))
         if arrived and scene.gripper_opening > 1.6 * OPENING:
             self._enter(Skill.GRASP)
             return np.zeros(3), CLOSE
@@ -143,7 +149,7 @@ class PickPlaceExpert:
         grip, held, spot = scene.grip_position, scene.position(goal.object), self._spot(scene, goal)
         target = np.array([*(grip[:2] + spot[:2] - held[:2]), self._release + grip[2] - held[2]])
         top = highest_on_the_way(scene, held, spot, half_width=self._half_width, without=goal.object)
-        height = self._within_reach(scene, target, top + self._below + MARGIN + grip[2] - held[2])
+        height = self._within_reach(scene, top + self._below + MARGIN + grip[2] - held[2], target[2])
         command, arrived = funnel(grip, target, height, radius=0.025)
         if arrived:
             self._enter(Skill.RELEASE)
@@ -195,8 +201,8 @@ class PickPlaceExpert:
             return scene.bounds(goal.target).centre
         return scene.region(goal.target).centre
 
-    def _within_reach(self, scene: SceneView, target: np.ndarray, height: float) -> float:
-        return min(height, max(scene.ceiling(target[:2]), target[2]))
+    def _within_reach(self, scene: SceneView, height: float, lowest: float) -> float:
+        return min(height, max(scene.ceiling(scene.grip_position[:2]), lowest))
 
     def _slipped(self, scene: SceneView) -> bool:
         """The place that was gripped is no longer between the fingers; the object may well have turned there."""

@@ -20,6 +20,11 @@ FINGER_BODIES = ("gripper0_leftfinger", "gripper0_rightfinger")
 SHOULDER, WRIST = "robot0_link2", "robot0_link6"
 ARM_REACH = 0.675
 """From shoulder to wrist with the elbow still bent; stretched out (0.705) the arm is singular and stays stuck."""
+STRETCHED = 0.698
+LEAN, LEAN_BEYOND = 0.3, 0.71
+"""The hand's tilt, rad, towards places that a vertical hand reaches only with the wrist further out than this, m."""
+WRIST_BEHIND, WRIST_ABOVE = 0.07, 0.21
+"""Where the wrist of a vertical hand is, from the grip centre."""
 ROBOT_PREFIXES = ("robot0_", "gripper0_", "mount0_")
 
 
@@ -76,11 +81,26 @@ class SceneView:
         """The arm's shoulder, above its base."""
         return self.data.xpos[self.model.body(SHOULDER).id].copy()
 
+    @property
+    def stretch(self) -> tuple[float, Float64[np.ndarray, "3"]]:
+        """Distance from shoulder to wrist, and the direction in which it shrinks."""
+        way = self.base - self.data.xpos[self.model.body(WRIST).id]
+        distance = float(np.linalg.norm(way))
+        return distance, way / distance
+
     def ceiling(self, point: Float64[np.ndarray, "2"]) -> float:
         """How high the grip can be at a place without stretching the arm, at the hand's present orientation."""
         offset = self.data.xpos[self.model.body(WRIST).id] - self.grip_position
         across = float(np.linalg.norm(point + offset[:2] - self.base[:2]))
         return float(self.base[2] - offset[2]) + max(ARM_REACH**2 - across**2, 0.0) ** 0.5
+
+    def lean(self, point: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3"]:
+        """Tilt (axis-angle, rad) that points the hand outwards where a place is too far for a vertical hand, else 0."""
+        way = point - self.base
+        distance = float(np.linalg.norm(way[:2]))
+        if np.hypot(distance - WRIST_BEHIND, way[2] + WRIST_ABOVE) < LEAN_BEYOND:
+            return np.zeros(3)
+        return LEAN / distance * np.array([way[1], -way[0], 0.0])
 
     def fingers_touch(self, name: str) -> Bool[np.ndarray, "2"]:
         """Which of the two fingers touches the object."""
