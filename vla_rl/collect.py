@@ -34,8 +34,8 @@ from vla_rl.data.libero_hdf5 import (
     read_demonstrations,
     split_into_parts,
 )
-from vla_rl.sim.base import SimError
 from vla_rl.progress import Progress
+from vla_rl.sim.base import SimError
 
 if TYPE_CHECKING:
     from vla_rl.collect_worker import Collection

@@ -11,9 +11,9 @@ from vla_rl.config import Config
 from vla_rl.curriculum import held_out_specs
 from vla_rl.evaluate import evaluate, record_videos
 from vla_rl.policies.base import Policy
+from vla_rl.progress import Progress
 from vla_rl.run import Run
 from vla_rl.sim.base import VectorSim
-from vla_rl.progress import Progress
 
 
 def evaluate_and_save(

@@ -13,12 +13,12 @@ from vla_rl.algorithms.ppo import PpoLearner
 from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
 from vla_rl.curriculum import training_specs
 from vla_rl.policies.openvla import OpenVLAPolicy
+from vla_rl.progress import Progress
 from vla_rl.rollout.batch import final_values, make_batch
 from vla_rl.rollout.collector import collect
 from vla_rl.run import Run, load_weights
 from vla_rl.sim.base import VectorSim
 from vla_rl.trainers.evaluation import evaluate_when_due
-from vla_rl.progress import Progress
 from vla_rl.trainers.statistics import RoundClock, rollout_statistics
 
 

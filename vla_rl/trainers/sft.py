@@ -14,9 +14,9 @@ from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
+from vla_rl.progress import Progress
 from vla_rl.run import Run, load_weights
 from vla_rl.sim.libero.tasks import suite_names, suite_tasks
-from vla_rl.progress import Progress
 
 
 def new_policy(run: Run, dataset: ChunkDataset) -> OpenVLAPolicy:
