@@ -295,9 +295,7 @@ def test_observations_that_do_not_fit_are_refused(policy: OpenVLAPolicy, observa
         r"frames of front must be uint8 \[6, H, W, 3\]": replace(
             observation, images={**observation.images, "front": observation.images["front"].astype(np.float32)}
         ),
-        r"frames of wrist must be": replace(
-            observation, images={**observation.images, "wrist": observation.images["wrist"][:5]}
-        ),
+        r"frames of wrist must be": replace(observation, images={**observation.images, "wrist": observation.images["wrist"][:5]}),
     }
     for message, case in cases.items():
         with pytest.raises(PolicyError, match=message):

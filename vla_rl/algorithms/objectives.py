@@ -27,9 +27,7 @@ def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def action_log_probs(
-    token_log_probs: Float[Tensor, "*batch L"], chunk_length: int, action_dim: int
-) -> Float[Tensor, "*batch A"]:
+def action_log_probs(token_log_probs: Float[Tensor, "*batch L"], chunk_length: int, action_dim: int) -> Float[Tensor, "*batch A"]:
     """The log-prob of each action of a chunk: the sum over its D tokens (VLA-RL, arXiv 2505.18719, takes ratios of these).
 
     Raises `ValueError` when L is not `chunk_length * action_dim`.

@@ -41,7 +41,9 @@ TITLES = {
     "rollout/turns": Title("Turns of a round", "turns"),
     "rollout/policy_version": Title("Policy version", "updates", "Of the weights that acted."),
     "policy/loss": Title("Policy loss", "", "Clipped surrogate; its level means little, a jump does."),
-    "policy/ratio_deviation": Title("Probability ratio, distance from 1", "", "Mean over actions; 0 would mean that updates reach nobody."),
+    "policy/ratio_deviation": Title(
+        "Probability ratio, distance from 1", "", "Mean over actions; 0 would mean that updates reach nobody."
+    ),
     "policy/ratio_mean": Title("Probability ratio, mean", "", "Of the new to the rollout policy; stays near 1."),
     "policy/ratio_max": Title("Probability ratio, largest"),
     "policy/ratio_min": Title("Probability ratio, smallest"),

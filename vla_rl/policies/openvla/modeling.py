@@ -188,9 +188,7 @@ class OpenVLAModel(nn.Module):
     ) -> tuple[Float[Tensor, "B Q E"], Int64[Tensor, "B"]]:
         """Last hidden states, and where in the sequence each prompt ends."""
         prompt = self.language_model.get_input_embeddings()(inputs.prompt_ids)
-        prefix = torch.cat(
-            [prompt[:, :1], self._image_tokens(inputs, generator), self._proprio_token(inputs, generator)], dim=1
-        )
+        prefix = torch.cat([prompt[:, :1], self._image_tokens(inputs, generator), self._proprio_token(inputs, generator)], dim=1)
         sequence = torch.cat([prefix, prompt[:, 1:], slots.to(prompt.dtype)], dim=1)
         always = inputs.prompt_mask.new_ones(len(inputs), prefix.shape[1])
         valid = torch.cat([always, inputs.prompt_mask[:, 1:], always.new_ones(slots.shape[:2])], dim=1)

@@ -78,9 +78,7 @@ class OpenVLAPolicy:
         """Log-probs (nat, float32) and entropy of tokens at a temperature > 0, and values; with gradient."""
         return self.evaluate(self.prepare(observation), tokens, temperature)
 
-    def evaluate(
-        self, inputs: PolicyInputs, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float
-    ) -> ActionEvaluation:
+    def evaluate(self, inputs: PolicyInputs, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float) -> ActionEvaluation:
         """As `evaluate_actions`, of prepared inputs."""
         if temperature <= 0:
             raise PolicyError(f"log-probs need a temperature above 0, not {temperature}")
@@ -105,9 +103,7 @@ class OpenVLAPolicy:
 
     # -- supervised training ------------------------------------------------------------------------------------------
 
-    def action_logits(
-        self, inputs: PolicyInputs, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "B L 256"]:
+    def action_logits(self, inputs: PolicyInputs, generator: torch.Generator | None = None) -> Float[Tensor, "B L 256"]:
         """Float32 logits of the action tokens; in training mode with image augmentation and proprioception noise."""
         return self.model(inputs, generator)[0]
 
@@ -150,9 +146,7 @@ class OpenVLAPolicy:
             tensor = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
             images.append(to_model_images(tensor, self.config.image_size, self.config.image_orientation))
         prompt_ids, prompt_mask = self._prompts(observation.instruction)
-        return PolicyInputs(
-            torch.stack(images, dim=1), torch.from_numpy(proprio).to(self.device), prompt_ids, prompt_mask
-        )
+        return PolicyInputs(torch.stack(images, dim=1), torch.from_numpy(proprio).to(self.device), prompt_ids, prompt_mask)
 
     def _prompts(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         prompts = [self.prompts.encode(instruction) for instruction in instructions]
