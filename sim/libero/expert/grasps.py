@@ -28,6 +28,7 @@ PALM_HALF = (0.105, 0.034)
 CLEARANCE = 0.004
 DEPTHS = (0.03, 0.014)
 """How far below its top an object may be gripped: deep for stability, shallow where a wall slopes."""
+SHALLOWEST = 0.004
 SPACING = 0.004
 MAP_SPACING = 0.002
 RETRY_RADIUS = 0.015
@@ -43,10 +44,18 @@ class Grasp:
     """Of the finger axis from the world's y axis, about z; in (-pi/2, pi/2]."""
     depth: float
     """How far the object reaches above the grip centre."""
+    object_position: Float64[np.ndarray, "3"]
     object_rotation: Float64[np.ndarray, "3 3"]
+    """Where the object lay when the grasp was planned: elsewhere it may not be free."""
 
     def position(self, scene: SceneView, name: str) -> Float64[np.ndarray, "3"]:
         return scene.position(name) + scene.rotation(name) @ self.offset
+
+    def is_stale(self, scene: SceneView, name: str) -> bool:
+        """Whether the object has moved or turned since."""
+        moved = np.linalg.norm(scene.position(name) - self.object_position)
+        turned = np.abs(scene.rotation(name) - self.object_rotation).max()
+        return bool(moved > 0.01 or turned > 0.1)
 
 
 class HeightMap:
@@ -84,7 +93,7 @@ def plan_grasp(scene: SceneView, name: str, destination: Float64[np.ndarray, "3"
     others = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, without=name)
     preference = 0.25 * np.linalg.norm(centres - box.centre[:2], axis=1)
     for shift in (np.zeros(2), destination[:2] - box.centre[:2]):
-        preference += 0.1 * np.linalg.norm(centres + shift - scene.base[:2], axis=1)
+        preference += 0.05 * np.linalg.norm(centres + shift - scene.base[:2], axis=1)
     best: tuple[float, np.ndarray, float, float] | None = None
     for yaw, deepest in itertools.product(YAWS, DEPTHS):
         score, height, depth = _rate(own, others, centres, yaw, deepest)
@@ -98,8 +107,8 @@ def plan_grasp(scene: SceneView, name: str, destination: Float64[np.ndarray, "3"
             best = float(score[winner]), np.array([*centres[winner], height[winner]]), yaw, float(depth[winner])
     if best is None:
         raise ExpertError(f"no top-down grasp of {name!r} is free: it is too wide for the gripper or walled in")
-    rotation = scene.rotation(name)
-    return Grasp(rotation.T @ (best[1] - scene.position(name)), best[2], best[3], rotation)
+    position, rotation = scene.position(name), scene.rotation(name)
+    return Grasp(rotation.T @ (best[1] - position), best[2], best[3], position, rotation)
 
 
 def _rate(
@@ -128,14 +137,16 @@ def _rate(
     middle = (first + last) / 2
     eccentricity = np.abs(middle).max(1)
     upper_first, upper_last = _faces(between, inner, np.maximum(height, top - CLEARANCE))
-    skew = np.ptp(middle, axis=1) + np.abs(upper_first + upper_last)[:, 1] / 2
+    skew = np.maximum(np.ptp(first, axis=1), np.ptp(last, axis=1))
+    slope = np.abs(upper_first + upper_last)[:, 1] / 2
 
     u = np.linspace(-PALM_HALF[0], PALM_HALF[0], 13)
     v = np.linspace(-PALM_HALF[1], PALM_HALF[1], 5)
     palm = centres[:, None, None] + u[:, None, None] * along + v[:, None] * across
     hand_floor = np.maximum(own.at(palm), others.at(palm)).max((1, 2))
-    fits = (depth > TIP) & (first < last).all(1) & (eccentricity < 2 * CLEARANCE) & (hand_floor < height + PALM)
-    return np.where(fits, np.minimum(depth, 0.02) - 0.5 * eccentricity - skew, -np.inf), height, depth
+    grips = (depth > SHALLOWEST) & (first < last).all(1) & (np.maximum(eccentricity, skew) < 2 * CLEARANCE)
+    fits = grips & (hand_floor < height + PALM)
+    return np.where(fits, np.minimum(depth, 0.02) - 0.5 * eccentricity - skew - slope, -np.inf), height, depth
 
 
 def _faces(top: np.ndarray, s: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

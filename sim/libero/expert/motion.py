@@ -11,11 +11,11 @@ GAIN = 12.0
 SPEED = 0.7
 """Largest translation command (norm); 1 moves the arm at about 0.3 m/s."""
 DEAD_BAND = 0.02
-ARRIVED = (0.007, 0.009)
+ARRIVED = (0.007, 0.006)
 """Horizontal and vertical tolerance of an arrival, m."""
 ROTATION_UNIT = 0.5
 """rad of an orientation command of 1."""
-ROTATION_TOLERANCE = 0.15
+ROTATION_TOLERANCE = 0.2
 ROTATION_SPEED = 0.4
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """The hand's nominal orientation: fingers along world y, pointing down (columns: hand axes)."""

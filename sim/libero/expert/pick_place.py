@@ -23,8 +23,12 @@ from vla_rl.sim.libero.expert.scene_view import STRETCHED, ExpertError, SceneVie
 OPEN, CLOSE = -1.0, 1.0
 MARGIN = 0.02
 """Room that is kept above obstacles, m."""
-REPLAN_ROTATION = 0.1
-OPENING_STEPS = 15
+AT_REST = 0.05
+"""Speed of an object, m/s, below which a grasp is planned."""
+REACHING_STEPS = 100
+"""Control steps after which a grasp that was not reached counts as failed."""
+OPENING_STEPS, CLOSING_STEPS, RETREAT_STEPS = 15, 15, 12
+"""Control steps that opening, closing and withdrawing may take."""
 PICK_PLACE_PREDICATES = ("in", "on")
 
 
@@ -101,21 +105,25 @@ class PickPlaceExpert:
             Skill.HOLD: self._hold,
         }[self._skill]
         self._since += 1
-        skill = self._skill
         translation, gripper = step(scene)
+        rotation = np.zeros(3)
         self._opening = scene.gripper_opening
         distance, inwards = scene.stretch
-        if distance > STRETCHED and skill is not Skill.GRASP:
-            translation = SPEED * inwards
-        yaw = self._grasp.yaw if self._grasp else 0.0
-        rotation = np.zeros(3) if skill is Skill.GRASP else orientation_command(scene.grip_rotation, yaw, self._lean)
-        return ExpertStep(np.array([*translation, *rotation, gripper], dtype=np.float32), skill)
+        if self._skill is not Skill.GRASP:
+            translation = SPEED * inwards if distance > STRETCHED else translation
+            rotation = orientation_command(scene.grip_rotation, self._grasp.yaw if self._grasp else 0.0, self._lean)
+        return ExpertStep(np.array([*translation, *rotation, gripper], dtype=np.float32), self._skill)
 
     # -- skills: each returns a translation command and a gripper command, and may move on to the next skill ----------
     def _reach(self, scene: SceneView) -> tuple[np.ndarray, float]:
         name, grip = self._goals[self._next].object, scene.grip_position
         grasp = self._grasp
-        if grasp is None or np.abs(scene.rotation(name) - grasp.object_rotation).max() > REPLAN_ROTATION:
+        if grasp is None or grasp.is_stale(scene, name) or self._since > REACHING_STEPS:
+            if scene.speed(name) > AT_REST:
+                return np.zeros(3), OPEN
+            if grasp is not None and self._since > REACHING_STEPS:
+                self._failed.append(grasp)
+                self._enter(Skill.REACH)
             self._lean = scene.lean(scene.bounds(name).centre)
             grasp = self._grasp = plan_grasp(scene, name, self._spot(scene, self._goals[self._next]), self._failed)
         target = grasp.position(scene, name)
@@ -139,9 +147,10 @@ class PickPlaceExpert:
         if scene.fingers_touch(name).all() and stopped:
             self._plan_release(scene)
             self._enter(Skill.LIFT)
-        elif stopped and self._since > 15:
+        elif stopped and self._since > CLOSING_STEPS:
             self._failed.append(self._grasp)
             self._enter(Skill.REACH)
+            return np.zeros(3), OPEN
         return np.zeros(3), CLOSE
 
     def _transport(self, scene: SceneView) -> tuple[np.ndarray, float]:
@@ -168,7 +177,7 @@ class PickPlaceExpert:
         return np.zeros(3), OPEN
 
     def _retreat(self, scene: SceneView) -> tuple[np.ndarray, float]:
-        if self._since * 0.01 > 0.12:
+        if self._since > RETREAT_STEPS:
             placed = self._placed(scene, self._goals[self._next])
             self._next += int(placed)
             self._enter(Skill.HOLD if self._next == len(self._goals) else Skill.REACH)
