@@ -106,6 +106,8 @@ class PpoConfig(Section):
     """Turns of one forward and backward pass; the gradient does not depend on it."""
     learning_rate: Rate = 5e-5
     """Of the policy."""
+    learning_rate_warmup: Count = 20
+    """Optimiser steps until the policy's learning rate is reached; Adam's first steps are its largest otherwise."""
     value_learning_rate: Rate = 5e-4
     """Of the value head."""
     gamma: Fraction = 0.99

@@ -104,6 +104,19 @@ def test_an_update_changes_the_policy_that_acts() -> None:
     assert stats["policy/ratio_deviation"] > 1e-3
 
 
+def test_the_learning_rate_grows_over_the_first_steps() -> None:
+    policy = small_policy(instructions=INSTRUCTIONS)
+    learner = PpoLearner(policy, CONFIG.model_copy(update={"learning_rate_warmup": 8}))
+    batch = rollout(policy, 24)
+    rates = []
+    for _ in range(3):  # 2 mini-batches an epoch, 2 epochs: 4 steps an update
+        fresh = rollout(policy, 24)
+        learner.update(fresh if rates else batch, np.random.default_rng(0))
+        rates.append(learner.optimizers["policy"].param_groups[0]["lr"])
+    # After 4, 8 and 12 steps of a warm-up over 8 steps to 1e-3.
+    assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3])
+
+
 def test_a_ratio_that_stays_one_stops_the_run() -> None:
     """VLA-RL's code trained with a ratio that was identically 1."""
     policy = small_policy(instructions=INSTRUCTIONS)

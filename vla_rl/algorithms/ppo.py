@@ -163,12 +163,20 @@ class PpoLearner:
             means.add({name: value for name, value in stats.items() if name.startswith("value/")}, len(part))
         result = means.result()
         chosen = ("policy", "value") if train_policy else ("value",)
+        if train_policy:
+            self._warm_up_learning_rate()
         for name in chosen:
             parameters = [p for group in self.optimizers[name].param_groups for p in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
             result[f"{name}/gradient_norm"] = float(norm)
             self.optimizers[name].step()
         return result
+
+    def _warm_up_learning_rate(self) -> None:
+        optimizer = self.optimizers["policy"]
+        done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * min(1.0, (done + 1) / max(1, self.config.learning_rate_warmup))
 
     def _check_ratio(self, deviation: float, first: float | None, gradient_norm: float) -> None:
         if first is None:
