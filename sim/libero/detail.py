@@ -16,23 +16,23 @@ from dataclasses import dataclass
 import fast_simplification
 import mujoco
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from vla_rl.sim.libero.detail_cache import Arrays, cached, content_key
 from vla_rl.sim.libero.detail_mesh import Mesh, decimate
 
-FACES_PER_PIXEL = 0.25
+FACES_PER_PIXEL = 0.6
 """Faces of a mesh for each pixel that its whole surface would cover, seen straight on."""
 MIN_FACES = 60
 LEVEL_RATIO = 2.5
 """Faces of a level over those of the next coarser one."""
-MAX_SCREENS = 1.5
+MAX_SCREENS = 0.7
 """No mesh is taken to cover more than so many times the picture, however large or near it is."""
-_NEAREST = 0.2
+_NEAREST = 0.15
 """Metres from a camera at which the finest level is still fine enough; LIBERO's nearest things are those in the gripper."""
 _FIELD_OF_VIEW = math.radians(75)
 """Of the camera that may come so near: the one in the hand."""
-_VERSION = 3
+_VERSION = 6
 """Part of the cache key: raise it whenever the same input gives another mesh."""
 _NAME = "vla_rl_level"
 
@@ -75,9 +75,12 @@ FAST_SAMPLING = Sampling(scale=2, msaa=0)
 """Four samples a pixel as well, at well under the cost of MSAA on software OpenGL."""
 
 
-def faces_wanted(area: float, pixels_per_metre: float, image_size: int) -> float:
-    """Faces that a surface of `area` square metres deserves where a metre covers so many pixels of a frame."""
-    return max(MIN_FACES, FACES_PER_PIXEL * min(area * pixels_per_metre**2, MAX_SCREENS * image_size**2))
+def faces_wanted(
+    area: Float[np.ndarray, "*G"] | float, pixels_per_metre: Float[np.ndarray, "*G"] | float, image_size: int
+) -> Float[np.ndarray, "*G"]:
+    """Faces that surfaces of `area` square metres deserve where a metre covers so many pixels of a frame."""
+    pixels = np.minimum(area * np.square(pixels_per_metre), MAX_SCREENS * image_size**2)
+    return np.maximum(MIN_FACES, FACES_PER_PIXEL * pixels)
 
 
 def reduce_visual_meshes(spec: mujoco.MjSpec, model: mujoco.MjModel, image_size: int) -> mujoco.MjModel:
@@ -107,11 +110,45 @@ def reduce_visual_meshes(spec: mujoco.MjSpec, model: mujoco.MjModel, image_size:
         finest = f"{_NAME}_{result.geom_dataid[geom]}_0"
         if finest in levels:
             result.geom_dataid[geom] = result.mesh(finest).id
+    # A camera at rest draws things at rest once, and then in full.
+    at_rest = result.body_weldid[result.geom_bodyid] == 0
     shown = set(result.geom_dataid[result.geom_type == mujoco.mjtGeom.mjGEOM_MESH].tolist())
+    shown |= set(model.geom_dataid[visual_mesh_geoms(model) & at_rest].tolist())
     for mesh_id, _ in levels.values():
         if mesh_id not in shown:
             result.mesh_facenum[mesh_id] = 0
     return result
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The levels of one mesh in a compiled model."""
+
+    original: int
+    """Mesh id; the mesh has no faces left unless something at rest shows it."""
+    area: float
+    """Surface in square metres."""
+    faces: Int[np.ndarray, "L"]
+    mesh_ids: Int[np.ndarray, "L"]
+    """Finest first."""
+
+    def suited(self, wanted: float) -> int:
+        """Mesh id of the coarsest level with at least about `wanted` faces."""
+        return int(self.mesh_ids[max(0, int(np.count_nonzero(self.faces >= 0.8 * wanted)) - 1)])
+
+
+def level_table(model: mujoco.MjModel) -> dict[int, Levels]:
+    """Geom -> its levels; geoms without levels are left out."""
+    members: dict[int, list[int]] = {}
+    for mesh_id in range(model.nmesh):
+        if (name := model.mesh(mesh_id).name).startswith(_NAME):
+            members.setdefault(int(name.split("_")[-2]), []).append(mesh_id)
+    by_finest = {
+        ids[0]: Levels(original, mesh_of(model, ids[0]).area(), model.mesh_facenum[ids].copy(), np.array(ids))
+        for original, ids in members.items()
+    }
+    shown = {geom: int(model.geom_dataid[geom]) for geom in np.flatnonzero(visual_mesh_geoms(model)).tolist()}
+    return {geom: by_finest[mesh_id] for geom, mesh_id in shown.items() if mesh_id in by_finest}
 
 
 def build_levels(mesh: Mesh, image_size: int) -> list[Mesh]:
