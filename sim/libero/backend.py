@@ -9,14 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 import msgpack
-import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla_rl.sim.base import SimError, StepResult
 from vla_rl.sim.libero.camera import SAMPLING, Renderer
 from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState
-from vla_rl.sim.libero.scene import RENDER_QUALITIES, Scene
+from vla_rl.sim.libero.engine import mujoco
+from vla_rl.sim.libero.scene import Scene
+from vla_rl.sim.libero.stage import RENDER_QUALITIES, Stage, Stages
 from vla_rl.sim.libero.stepper import Episode, PhysicsDiverged, Stepper
 from vla_rl.sim.libero.tasks import LiberoTask, find_task
 from vla_rl.types import EpisodeSpec
@@ -25,10 +26,11 @@ _STATE_FORMAT = 1
 
 
 class LiberoBackend:
-    """LIBERO environments that take turns on one compiled scene per task.
+    """LIBERO environments that take turns on compiled scenes.
 
-    Every slot may run another task. A scene costs seconds to compile and some hundred megabytes, so the worker keeps
-    `max_scenes` of those that no slot uses any more; a reset on a scene that is there takes milliseconds plus settling.
+    Every slot may run another task. A scene costs seconds to compile and some hundred megabytes; tasks that differ in their
+    goals alone share one, and the worker keeps up to `max_scenes` (more only while its slots use more at a time). A reset
+    on a scene that is there takes milliseconds plus settling.
 
     Besides the `Backend` protocol, for scripted experts and analysis of a slot's present state (not the slightly older
     one that `proprio` and `render` show): `task`, `model`, `data`, `goal`, `end_effector`, `body_pose`, `site_pose`,
@@ -50,11 +52,11 @@ class LiberoBackend:
         """Raises `SimError` for an unknown render quality, or where offscreen rendering does not work."""
         if render_quality not in RENDER_QUALITIES:
             raise SimError(f"LIBERO has no render_quality {render_quality!r}; choose one of: {', '.join(RENDER_QUALITIES)}")
-        self._cameras, self._image_size, self._render_quality = tuple(cameras), image_size, render_quality
-        self._max_scenes = max_scenes
+        self._cameras, self._max_scenes = tuple(cameras), max_scenes
+        self._stages = Stages(render_quality, image_size)
         self._steppers: OrderedDict[LiberoTask, Stepper] = OrderedDict()
         self._episodes: list[Episode | None] = [None] * num_slots
-        self._renderer = Renderer(SAMPLING[render_quality], max_scenes) if self._cameras else None
+        self._renderer = Renderer(SAMPLING[render_quality], max(max_scenes, num_slots)) if self._cameras else None
 
     # -- the Backend protocol ----------------------------------------------------------------------------------------
     def reset(self, slot: int, spec: EpisodeSpec) -> None:
@@ -73,7 +75,7 @@ class LiberoBackend:
         try:
             stepper.step(episode, action)
         except PhysicsDiverged:
-            self._episodes[slot] = stepper.scene.active = None
+            self._episodes[slot] = None
             raise
         return StepResult(reward=float(episode.success), success=episode.success, terminated=episode.success)
 
@@ -95,7 +97,7 @@ class LiberoBackend:
     def save_state(self, slot: int) -> bytes:
         """Everything that the episode's future depends on; see `load_state`."""
         stepper, episode = self._at(slot)
-        stepper.pull(episode)
+        stepper.scene.stage.pull(episode)
         arrays = {
             "integration": episode.integration,
             "observed_qpos": episode.observed_qpos,
@@ -203,32 +205,35 @@ class LiberoBackend:
 
     def _stepper_of(self, task: LiberoTask) -> Stepper:
         if task not in self._steppers:
-            self._make_room()
-            scene = Scene(task, self._render_quality, self._image_size)
+            scene = Scene(task, self._stages)
             for camera in self._cameras:
                 scene.camera_id(camera)
             self._steppers[task] = Stepper(scene)
+            self._drop_idle(scene.stage)
         self._steppers.move_to_end(task)
         return self._steppers[task]
 
-    def _make_room(self) -> None:
-        """Drop scenes that no slot uses, the longest unused first, until one more fits."""
-        used = {find_task(episode.spec.suite, episode.spec.task_id) for episode in self._episodes if episode is not None}
-        idle = [task for task in self._steppers if task not in used]
-        leaving = idle[: max(0, len(self._steppers) + 1 - self._max_scenes)]
-        for task in leaving:
-            scene = self._steppers.pop(task).scene
+    def _drop_idle(self, newest: Stage) -> None:
+        """Drop compiled scenes beyond `max_scenes` that no slot uses, the longest unused first."""
+        used = {self._at(slot)[0].scene.stage for slot, episode in enumerate(self._episodes) if episode is not None} | {newest}
+        stages = dict.fromkeys(stepper.scene.stage for stepper in reversed(self._steppers.values()))
+        excess = max(0, len(stages) - self._max_scenes)
+        leaving = [stage for stage in reversed(stages) if stage not in used][:excess]
+        if not leaving:
+            return
+        for task in [task for task, stepper in self._steppers.items() if stepper.scene.stage in leaving]:
+            del self._steppers[task]
+        while leaving:
             if self._renderer is not None:
-                self._renderer.forget(scene)
-            del scene
-        if leaving:
-            gc.collect()  # LIBERO's problem objects hold each other, and with them hundreds of megabytes
+                self._renderer.forget(leaving[-1])
+            leaving.pop()
+        gc.collect()  # LIBERO's problem objects hold each other, and with them hundreds of megabytes
 
 
 def _unpack_episode(stepper: Stepper, spec: EpisodeSpec, record: dict[str, Any]) -> Episode:
     scene = stepper.scene
     shapes = {
-        "integration": (stepper.state_size,),
+        "integration": (scene.stage.state_size,),
         "observed_qpos": (scene.model.nq,),
         "fixture_poses": scene.default_fixture_poses.shape,
         "site_alpha": scene.default_site_alpha.shape,

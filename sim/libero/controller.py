@@ -16,12 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import mujoco
 import numba
 import numpy as np
 from jaxtyping import Float64
-from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
-from robosuite.utils.transform_utils import axisangle2quat, quat2mat
+
+from vla_rl.sim.libero.engine import control_utils, mujoco, transform_utils
 
 ACTION_DIM = 7
 STIFFNESS = 150.0
@@ -55,7 +54,8 @@ class ControllerState:
         delta = np.clip(action, -1.0, 1.0) * ACTION_SCALE
         self.goal_position = arm.position + delta[:3]
         if delta[3:].any():
-            self.goal_rotation = np.ascontiguousarray(np.dot(quat2mat(axisangle2quat(delta[3:])), arm.rotation))
+            turn = transform_utils.quat2mat(transform_utils.axisangle2quat(delta[3:]))
+            self.goal_rotation = np.ascontiguousarray(np.dot(turn, arm.rotation))
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,11 @@ def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
 def _task_space(mass, jacobian, qpos, qvel, position, rotation, velocity, goal_position, goal_rotation, rest_joints):  # type: ignore[no-untyped-def]
     """Force [3] and torque [3] that the errors ask for, the maps [3, 3] that make a wrench of them, nullspace torques [n]."""
     force = (goal_position - position) * STIFFNESS + (-velocity[:3]) * DAMPING
-    torque = orientation_error(goal_rotation, rotation) * STIFFNESS + (-velocity[3:]) * DAMPING
+    torque = control_utils.orientation_error(goal_rotation, rotation) * STIFFNESS + (-velocity[3:]) * DAMPING
     rows = np.ascontiguousarray(jacobian)
-    _, force_map, torque_map, nullspace = opspace_matrices(mass, rows, rows[:3].copy(), rows[3:].copy())
-    return force, torque, force_map, torque_map, nullspace_torques(mass, nullspace, rest_joints, qpos, qvel)
+    _, force_map, torque_map, nullspace = control_utils.opspace_matrices(mass, rows, rows[:3].copy(), rows[3:].copy())
+    rest_torques = control_utils.nullspace_torques(mass, nullspace, rest_joints, qpos, qvel)
+    return force, torque, force_map, torque_map, rest_torques
 
 
 @_jit

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from unittest import mock
 
-import mujoco
 import numpy as np
 from jaxtyping import Float64
-from robosuite.utils.errors import RandomizationError
 
 from vla_rl.sim.base import SimError
+from vla_rl.sim.libero.engine import RandomizationError, mujoco
 from vla_rl.sim.libero.scene import Scene, isolated_random
 from vla_rl.types import EpisodeSpec
 
@@ -75,8 +74,7 @@ def _sample(scene: Scene, seed: int, joint_noise: float) -> InitialState:
 def _draw(scene: Scene, joint_noise: float) -> InitialState:
     """One attempt of LIBERO's reset, with its own samplers, on a model that is not rebuilt."""
     problem, model, data = scene.problem, scene.model, scene.data
-    mujoco.mj_resetData(model, data)
-    scene.fixture_poses = scene.default_fixture_poses
+    scene.stage.clear()
     noise = np.random.randn(len(scene.nominal_joints))
     data.qpos[scene.robot.qpos] = scene.nominal_joints + joint_noise * noise
     data.qpos[scene.robot.finger_qpos] = scene.open_fingers

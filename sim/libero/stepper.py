@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from vla_rl.sim.base import SimError
 from vla_rl.sim.libero.controller import ACTION_DIM, ArmController, ArmReading, ControllerState
+from vla_rl.sim.libero.engine import mujoco
 from vla_rl.sim.libero.sampling import initial_state
 from vla_rl.sim.libero.scene import Scene
+from vla_rl.sim.libero.stage import STATE
 from vla_rl.types import EpisodeSpec
 
 SUBSTEPS = 25
@@ -27,7 +28,6 @@ OBSERVED_SUBSTEP = 24
 """After which of them (1 to 25) an observation is taken."""
 SETTLING_STEPS = 10
 _NO_OP = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
 
@@ -60,54 +60,40 @@ class Stepper:
         self.scene = scene
         self._arm = ArmController(model, data, robot)
         self._qpos, self._hand_quaternion = data.qpos, data.xquat[robot.hand_body]
-        self.state_size = mujoco.mj_stateSize(model, _STATE)
         if round(0.05 / model.opt.timestep) != SUBSTEPS:
             raise SimError(f"{scene.task.suite} task {scene.task.task_id} has a time step of {model.opt.timestep} s, not 0.002 s")
 
     def start(self, spec: EpisodeSpec) -> Episode:
         """A new episode: write its initial state and settle for ten control steps."""
-        scene = self.scene
-        self.suspend()
+        scene, stage = self.scene, self.scene.stage
         start = initial_state(scene, spec)
-        mujoco.mj_resetData(scene.model, scene.data)
-        scene.fixture_poses, scene.site_alpha = start.fixture_poses, scene.default_site_alpha
-        scene.data.time, scene.data.qpos[:], scene.data.qvel[:] = start.time, start.qpos, start.qvel
         episode = Episode(
             spec=spec,
             controller=scene.fresh_controller(),
             fixture_poses=start.fixture_poses,
             site_alpha=scene.default_site_alpha,
-            integration=np.zeros(self.state_size),
+            integration=np.zeros(stage.state_size),
             observed_qpos=start.qpos.copy(),
             proprio=np.zeros(8, dtype=np.float32),
         )
-        scene.active = episode
+        stage.clear()
+        scene.fixture_poses, scene.site_alpha = episode.fixture_poses, episode.site_alpha
+        scene.data.time, scene.data.qpos[:], scene.data.qvel[:] = start.time, start.qpos, start.qvel
+        stage.give_to(episode)
         for step in range(SETTLING_STEPS):
             # robosuite's controller does not look again before its first torques: it still knows the arm of the reset.
             self._run(episode, _NO_OP, scene.arm_at_reset if step == 0 else self._arm.live)
         return episode
 
-    def suspend(self) -> None:
-        """Copy the active episode's state out of the scene's data, so that another can be written."""
-        if isinstance(self.scene.active, Episode):
-            self.pull(self.scene.active)
-        self.scene.active = None
-
-    def pull(self, episode: Episode) -> None:
-        """Bring `episode.integration` up to date."""
-        if self.scene.active is episode:
-            mujoco.mj_getState(self.scene.model, self.scene.data, episode.integration, _STATE)
-
     def activate(self, episode: Episode) -> None:
         """Write the episode's state into the scene's data, unless it is there already."""
-        scene = self.scene
-        if scene.active is episode:
+        scene, stage = self.scene, self.scene.stage
+        if stage.is_active(episode):
             return
-        self.suspend()
-        mujoco.mj_resetData(scene.model, scene.data)
+        stage.clear()
         scene.fixture_poses, scene.site_alpha = episode.fixture_poses, episode.site_alpha
-        mujoco.mj_setState(scene.model, scene.data, episode.integration, _STATE)
-        scene.active = episode
+        mujoco.mj_setState(scene.model, scene.data, episode.integration, STATE)
+        stage.give_to(episode)
 
     def step(self, episode: Episode, action: np.ndarray) -> None:
         """One control step (50 ms) of an action [7]. Raises `SimError` for a bad action, `PhysicsDiverged`."""

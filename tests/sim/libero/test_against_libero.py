@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from libero_cases import CAMERAS, DRAWER, OBJECT, SIZE, STOVE, frame, random_actions, shared_backend
 
-from vla_rl.sim.libero.scene import MjSim, Scene, compile_model
+from vla_rl.sim.libero.engine import MjSim
+from vla_rl.sim.libero.scene import Scene
+from vla_rl.sim.libero.stage import compile_model
 from vla_rl.sim.libero.tasks import find_task
 from vla_rl.types import EpisodeSpec
 

@@ -7,7 +7,7 @@ import pytest
 from libero_cases import DRAWER, OBJECT, SIZE, STOVE, frame, random_actions, shared_backend
 
 from vla_rl.sim.base import SimError
-from vla_rl.sim.libero import gl
+from vla_rl.sim.libero import engine
 from vla_rl.sim.libero.backend import LiberoBackend
 
 REFERENCES = Path(__file__).with_name("reference_frames.npz")
@@ -124,7 +124,7 @@ def test_a_missing_opengl_names_the_package_to_install(monkeypatch: pytest.Monke
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(SimError, match="libosmesa6"):
-        gl.choose_platform()
+        engine.choose_platform()
     monkeypatch.setattr("ctypes.util.find_library", lambda name: "libOSMesa.so.8" if name == "OSMesa" else None)
     monkeypatch.delenv("MUJOCO_GL")
-    assert gl.choose_platform() == "osmesa"
+    assert engine.choose_platform() == "osmesa"
