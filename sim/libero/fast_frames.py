@@ -162,15 +162,24 @@ class FastFrames:
         cv2.copyTo(background.pixels, behind.view(np.uint8), pixels)
         _average(pixels, out)
 
-    def _render(self, data, category, viewport, context, depth, whole):
+    def _render(
+        self,
+        data: mujoco.MjData,
+        category: int,
+        viewport: mujoco.MjrRect,
+        context: mujoco.MjrContext,
+        depth: bool,
+        whole: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and their depths; the depths mean nothing unless `depth` asked for them."""
         scene = self._scene
         mujoco.mjv_updateScene(self._model, data, self._options, self._perturbation, self._camera, category, scene)
         scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = whole
         mujoco.mjr_render(viewport, scene, context)
         scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         pixels = np.empty((viewport.height, viewport.width, 3), dtype=np.uint8)
-        distances = np.empty((viewport.height, viewport.width), dtype=np.float32) if depth else None
-        mujoco.mjr_readPixels(pixels, distances, viewport, context)
+        distances = np.empty((viewport.height, viewport.width), dtype=np.float32)
+        mujoco.mjr_readPixels(pixels, distances if depth else None, viewport, context)
         return pixels, distances
 
     def _separable(self) -> bool:
@@ -197,7 +206,8 @@ class FastFrames:
         return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-def _average(pixels, out):
+def _average(pixels: np.ndarray, out: np.ndarray) -> None:
+    """Shrink to the size of `out`, each pixel the mean of those that it covers."""
     if pixels.shape == out.shape:
         out[:] = pixels
     else:
