@@ -1,4 +1,5 @@
 import ast
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_a_malformed_file_ends_in_one_line_that_names_it(tmp_path: Path, text: s
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"^[^\n]*wrong\.yaml[^\n]*$"):
         load_config(path)
+
+
+def test_shipped_configs_are_found_without_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel puts them below the environment's data folder."""
+    (tmp_path / "share/vla_rl/configs").mkdir(parents=True)
+    (tmp_path / "share/vla_rl/configs/demo.yaml").write_text("run:\n  name: installed\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert load_config("configs/demo.yaml").run.name == "installed"
 
 
 def test_a_missing_file_is_named() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -189,13 +190,19 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
     Raises `ConfigError` in one line for a missing or malformed file, an unknown key or a value out of range.
     """
-    record = _read_yaml(Path(path)) if path is not None else {}
+    record = _read_yaml(_shipped(Path(path))) if path is not None else {}
     for override in overrides:
         _apply(record, override)
     try:
         return Config.model_validate(record)
     except ValidationError as error:
         raise ConfigError(_explain(error, source=str(path) if path else "the command line")) from None
+
+
+def _shipped(path: Path) -> Path:
+    """`configs/NAME.yaml` is found in an installation without a checkout, too."""
+    installed = Path(sysconfig.get_path("data")) / "share" / "vla_rl" / path
+    return installed if not path.exists() and installed.exists() else path
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
