@@ -7,6 +7,7 @@ stopped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -183,14 +184,14 @@ def _run(jobs: list[dict[str, Any]], workers: int, total: int, progress: bool) -
     outcomes: list[dict[str, Any]] = []
     failures = 0
     try:
-        with Progress("demonstrations", total=total, done=total - len(jobs)) as bar:
+        with Progress("demonstrations", total, total - len(jobs)) if progress and jobs else contextlib.nullcontext() as bar:
             for _ in jobs:
                 reply = replies.get()
                 if isinstance(reply, Exception):
                     raise reply
                 outcomes.append(reply)
                 failures += len(reply["failures"])
-                if progress:
+                if bar is not None:
                     rate = len(outcomes) / (len(outcomes) + failures)
                     bar.advance(f"expert succeeds in {rate:.0%}", to=total - len(jobs) + len(outcomes))
     finally:
@@ -205,7 +206,7 @@ class _Worker:
     def __init__(
         self, waiting: queue.SimpleQueue[dict[str, Any]], replies: queue.SimpleQueue[dict[str, Any] | Exception]
     ) -> None:
-        self._waiting, self._replies = waiting, replies
+        self._waiting, self._replies, self._stopping = waiting, replies, False
         self._messages: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in stop)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vla_rl.collect_worker"],
@@ -217,7 +218,8 @@ class _Worker:
             # Ctrl-C goes to the parent alone, which stops its workers in order.
             start_new_session=True,
         )
-        threading.Thread(target=self._feed, daemon=True).start()
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self._thread.start()
 
     def _feed(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -231,7 +233,8 @@ class _Worker:
                 self._process.stdin.flush()
                 reply = json.loads(self._process.stdout.readline())
             except (OSError, ValueError):
-                self._replies.put(self._death(job))
+                if not self._stopping:
+                    self._replies.put(self._death(job))
                 return
             if "error" in reply:
                 self._replies.put((SimError if reply["sim"] else DatasetError)(reply["error"]))
@@ -252,9 +255,14 @@ class _Worker:
 
     def stop(self) -> None:
         """End the process; an episode under way is lost."""
+        self._stopping = True
         self._process.kill()
         self._process.wait()
-        self._messages.close()
+        self._thread.join()
+        for stream in (self._process.stdin, self._process.stdout, self._messages):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
 
 
 def _report(path: Path, outcomes: list[dict[str, Any]]) -> None:

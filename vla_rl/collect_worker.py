@@ -26,7 +26,7 @@ from vla_rl.types import EpisodeSpec
 
 SETTLE_STEPS = 5
 """Control steps that a demonstration goes on after its success."""
-MAX_ATTEMPTS = 8
+MAX_ATTEMPTS = 5
 """Initial states that are tried for one demonstration."""
 
 
@@ -80,7 +80,9 @@ class Collector:
     def __init__(self, collection: Collection) -> None:
         self.settings = (collection.cameras, collection.image_size, collection.render_quality)
         cameras, image_size, render_quality = self.settings
-        self._backend = LiberoBackend(num_slots=1, cameras=cameras, image_size=image_size, render_quality=render_quality)
+        # Thinning out meshes takes long, and without cameras nobody sees them.
+        quality = render_quality if cameras else "exact"
+        self._backend = LiberoBackend(num_slots=1, cameras=cameras, image_size=image_size, render_quality=quality)
 
     def make(self, collection: Collection, number: int, path: Path, compression: str | None) -> dict[str, Any]:
         """Write demonstration `number` of a file; returns its steps and attempts. Raises `DatasetError` without success."""
