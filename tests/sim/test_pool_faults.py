@@ -189,7 +189,14 @@ def test_an_interrupted_chunk_can_be_repeated(reference: list[Turn], tmp_path: P
     with make(fault_file=str(tmp_path / "struck")) as sim:
         sim.reset(with_fault("hang in step 6"))
         turns = [sim.step_chunk(actions(0))]
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+        def interrupt() -> None:
+            while not (tmp_path / "struck").exists():
+                time.sleep(0.05)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             sim.step_chunk(actions(1))
         turns += [sim.step_chunk(actions(turn)) for turn in (1, 2)]
