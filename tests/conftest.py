@@ -1,6 +1,7 @@
 """Settings of the whole test run."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 # Modules of the tests' own that several of them share: small_policy, pendulum_backend, pendulum_run.
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("policies", "sim", "trainers")]
+
+# A shell starts background jobs with Ctrl-C ignored, and what they start inherits that: tests that send it need the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every machine and run: a change that breaks a property fails at once and not by chance later.
 hypothesis.settings.register_profile("vla_rl", deadline=None, derandomize=True, max_examples=60)
