@@ -146,8 +146,7 @@ def test_a_collection_that_was_killed_goes_on_without_repeating_an_episode(colle
 
 
 def test_neither_the_number_of_processes_nor_of_runs_changes_the_data(collected: Path, tmp_path: Path) -> None:
-    first = contents(collect(tmp_path, 2, num_workers=1))
-    assert {name.split("/")[1] for name in first if "/" in name} == {"demo_0", "demo_1"}
+    assert len(list(read_demonstrations(collect(tmp_path, 2, num_workers=1)))) == 2
     assert_equal(collect(tmp_path, 3, num_workers=1), collected)
     assert_equal(collect(tmp_path, 1), collected)
 
