@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla_rl.sim.base import SimError, StepResult
-from vla_rl.sim.libero.camera import SAMPLING, Renderer
+from vla_rl.sim.libero.camera import Renderer
 from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState
 from vla_rl.sim.libero.engine import mujoco
 from vla_rl.sim.libero.scene import Scene
@@ -56,7 +56,7 @@ class LiberoBackend:
         self._stages = Stages(render_quality, image_size)
         self._steppers: OrderedDict[LiberoTask, Stepper] = OrderedDict()
         self._episodes: list[Episode | None] = [None] * num_slots
-        self._renderer = Renderer(SAMPLING[render_quality], max(max_scenes, num_slots)) if self._cameras else None
+        self._renderer = Renderer(render_quality, max(max_scenes, num_slots)) if self._cameras else None
 
     # -- the Backend protocol ----------------------------------------------------------------------------------------
     def reset(self, slot: int, spec: EpisodeSpec) -> None:

@@ -9,8 +9,7 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -23,16 +22,12 @@ MAX_GEOMS = 1000
 """As robosuite's renderer has it."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a frame is antialiased: rendered `scale` times larger with `msaa` samples a pixel, then averaged down."""
+class Frames(Protocol):
+    """Draws one model."""
 
-    scale: int
-    msaa: int
-
-
-SAMPLING = {"exact": Sampling(scale=1, msaa=4), "fast": Sampling(scale=2, msaa=0)}
-"""By render quality. LIBERO has 4 samples a pixel; so has "fast", at well under the cost of MSAA on software OpenGL."""
+    def draw(self, data: mujoco.MjData, camera_id: int, context: mujoco.MjrContext, out: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Draw the present poses of `data` into `out`, C-contiguous, on the buffer of `context`."""
+        ...
 
 
 @contextlib.contextmanager
@@ -48,35 +43,57 @@ def _current(context: Any) -> Iterator[None]:
             egl.EGL.eglMakeCurrent(egl.EGL_DISPLAY, egl.EGL.EGL_NO_SURFACE, egl.EGL.EGL_NO_SURFACE, before)
 
 
+class ExactFrames:
+    """Frames as LIBERO's own observations have them, pixel for pixel."""
+
+    SAMPLES = 4
+    """MSAA; MuJoCo's default, which LIBERO keeps."""
+
+    def __init__(self, model: mujoco.MjModel, options: mujoco.MjvOption) -> None:
+        self._model, self._options = model, options
+        self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._perturbation = mujoco.MjvPerturb()
+
+    def draw(self, data: mujoco.MjData, camera_id: int, context: mujoco.MjrContext, out: UInt8[np.ndarray, "H W 3"]) -> None:
+        self._camera.fixedcamid = camera_id
+        category, scene = mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        mujoco.mjv_updateScene(self._model, data, self._options, self._perturbation, self._camera, category, scene)
+        viewport = mujoco.MjrRect(0, 0, out.shape[1], out.shape[0])
+        mujoco.mjr_render(viewport, scene, context)
+        mujoco.mjr_readPixels(out, None, viewport, context)
+
+
 class _StageGraphics:
     """What OpenGL holds of one compiled scene."""
 
-    def __init__(self, model: mujoco.MjModel, size: int, samples: int) -> None:
+    def __init__(self, model: mujoco.MjModel, render_quality: str, size: int) -> None:
+        options = mujoco.MjvOption()
+        options.geomgroup[0] = 0  # collision shapes
         self.size = size
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
-        model.vis.quality.offsamples = samples
-        self.geometry = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
-        self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        if render_quality == "fast":
+            from vla_rl.sim.libero.detail import FAST_SAMPLING
+            from vla_rl.sim.libero.fast_frames import FastFrames
 
-    def free(self) -> None:
-        self.context.free()
+            self.frames: Frames = FastFrames(model, options, FAST_SAMPLING, MAX_GEOMS)
+            scale, samples = FAST_SAMPLING.scale, FAST_SAMPLING.msaa
+        else:
+            self.frames, scale, samples = ExactFrames(model, options), 1, ExactFrames.SAMPLES
+        model.vis.global_.offwidth = model.vis.global_.offheight = size * scale
+        model.vis.quality.offsamples = samples
+        self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
 
 
 class Renderer:
-    """Draws scenes as LIBERO's own observations show them (robosuite's convention "opengl": the first row is the lowest).
+    """Draws scenes the way up that LIBERO's own observations have (robosuite's "opengl": the first row is the lowest).
 
     At most `max_stages` scenes stay in OpenGL's memory; the one that was not drawn for longest goes first.
     """
 
-    def __init__(self, sampling: Sampling, max_stages: int) -> None:
-        self._scale, self._samples, self._max_stages = sampling.scale, sampling.msaa, max_stages
+    def __init__(self, render_quality: str, max_stages: int) -> None:
+        self._render_quality, self._max_stages = render_quality, max_stages
         self._graphics: OrderedDict[Stage, _StageGraphics] = OrderedDict()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._options = mujoco.MjvOption()
-        self._options.geomgroup[0] = 0  # collision shapes
-        self._perturbation = mujoco.MjvPerturb()
-        self._pixels = np.zeros((0, 0, 3), dtype=np.uint8)
         platform = choose_platform()
         try:
             self._gl: Any = importlib.import_module(f"mujoco.{platform}").GLContext(64, 64)
@@ -93,38 +110,21 @@ class Renderer:
 
         Raises `SimError` for a camera that the scene does not have.
         """
-        self._camera.fixedcamid = scene.camera_id(camera)
-        with _current(self._gl):
-            self._draw(scene, qpos, out)
-
-    def _draw(self, scene: Scene, qpos: Float64[np.ndarray, "nq"], out: UInt8[np.ndarray, "H W 3"]) -> None:
-        height, width = out.shape[0] * self._scale, out.shape[1] * self._scale
-        graphics = self._upload(scene.stage, max(height, width))
-        model, data = scene.model, scene.data
+        camera_id, model, data = scene.camera_id(camera), scene.model, scene.data
         now = data.qpos.copy()
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_camlight(model, data)
         data.qpos[:] = now
-        category = mujoco.mjtCatBit.mjCAT_ALL
-        mujoco.mjv_updateScene(model, data, self._options, self._perturbation, self._camera, category, graphics.geometry)
-        viewport = mujoco.MjrRect(0, 0, width, height)
-        # Before every frame: another scene's buffer may be bound, and MuJoCo would draw into that one.
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, graphics.context)
-        mujoco.mjr_render(viewport, graphics.geometry, graphics.context)
-        self._read(viewport, graphics.context, out)
-
-    def _read(self, viewport: mujoco.MjrRect, context: mujoco.MjrContext, out: UInt8[np.ndarray, "H W 3"]) -> None:
-        if self._scale == 1 and out.flags.c_contiguous:
-            mujoco.mjr_readPixels(out, None, viewport, context)
-            return
-        if self._pixels.shape[:2] != (viewport.height, viewport.width):
-            self._pixels = np.empty((viewport.height, viewport.width, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(self._pixels, None, viewport, context)
-        area = self._scale**2
-        blocks = self._pixels.reshape(out.shape[0], self._scale, out.shape[1], self._scale, 3)
-        out[:] = (blocks.sum(axis=(1, 3), dtype=np.uint16) + area // 2) // area
+        picture = out if out.flags.c_contiguous else np.empty(out.shape, np.uint8)
+        with _current(self._gl):
+            graphics = self._upload(scene.stage, max(out.shape[:2]))
+            # Before every frame: another scene's buffer may be bound, and MuJoCo would draw into that one.
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, graphics.context)
+            graphics.frames.draw(data, camera_id, graphics.context, picture)
+        if picture is not out:
+            out[:] = picture
 
     def _upload(self, stage: Stage, size: int) -> _StageGraphics:
         graphics = self._graphics.get(stage)
@@ -134,7 +134,7 @@ class Renderer:
         if graphics is None:
             while len(self._graphics) >= self._max_stages:
                 self.forget(next(iter(self._graphics)))
-            graphics = self._graphics[stage] = _StageGraphics(stage.model, size, self._samples)
+            graphics = self._graphics[stage] = _StageGraphics(stage.model, self._render_quality, size)
         self._graphics.move_to_end(stage)
         return graphics
 
@@ -142,14 +142,14 @@ class Renderer:
         """Free what OpenGL holds of a compiled scene."""
         if stage in self._graphics:
             with _current(self._gl):
-                self._graphics.pop(stage).free()
+                self._graphics.pop(stage).context.free()
 
 
 def _free(context: Any, graphics: OrderedDict[Stage, _StageGraphics]) -> None:
     # Where another library has shut the display down already, everything on it is gone, and each call would complain.
     with contextlib.suppress(Exception), _current(context):
         for held in graphics.values():
-            held.free()
+            held.context.free()
         graphics.clear()
     with contextlib.suppress(Exception):
         context.free()
