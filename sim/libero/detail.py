@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vla_rl.sim.libero.detail_cache import Arrays, cached, content_key
-from vla_rl.sim.libero.detail_mesh import Mesh, decimate
+from vla_rl.sim.libero.detail_mesh import decimate
+from vla_rl.sim.libero.mesh import Mesh
 
 FACES_PER_PIXEL = 0.6
 """Faces of a mesh for each pixel that its whole surface would cover, seen straight on."""
@@ -32,7 +33,7 @@ _NEAREST = 0.15
 """Metres from a camera at which the finest level is still fine enough; LIBERO's nearest things are those in the gripper."""
 _FIELD_OF_VIEW = math.radians(75)
 """Of the camera that may come so near: the one in the hand."""
-_VERSION = 6
+_VERSION = 8
 """Part of the cache key: raise it whenever the same input gives another mesh."""
 _NAME = "vla_rl_level"
 

@@ -18,8 +18,15 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from vla_rl.sim.libero.detail import Sampling, faces_wanted, level_table
 
-_MAX_BACKGROUNDS = 8
-_STATIC, _MOVING = mujoco.mjtCatBit.mjCAT_STATIC, mujoco.mjtCatBit.mjCAT_DYNAMIC | mujoco.mjtCatBit.mjCAT_DECOR
+_BACKGROUND_BYTES = 2**26
+"""Memory for backgrounds of one model, in which every placement of the furniture has its own."""
+_DEFAULT_COLOUR = np.array([0.5, 0.5, 0.5, 1.0], dtype=np.float32)
+"""Of a geom without a colour of its own, which shows its material's."""
+_ALL, _STATIC, _MOVING = (
+    mujoco.mjtCatBit.mjCAT_ALL,
+    mujoco.mjtCatBit.mjCAT_STATIC,
+    mujoco.mjtCatBit.mjCAT_DYNAMIC | mujoco.mjtCatBit.mjCAT_DECOR,
+)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class FastFrames:
     def __init__(self, model: mujoco.MjModel, options: mujoco.MjvOption, sampling: Sampling, max_geoms: int = 1000) -> None:
         self._model, self._options, self._scale = model, options, sampling.scale
         self._scene = mujoco.MjvScene(model, maxgeom=max_geoms)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._perturbation = mujoco.MjvPerturb()
@@ -134,33 +142,33 @@ class FastFrames:
 
         `context` must be current, without MSAA, and its offscreen buffer at least `scale` times as large as `out`.
         """
-        model = self._model
         self._camera.fixedcamid = camera_id
-        height, width = out.shape[0] * self._scale, out.shape[1] * self._scale
-        viewport = mujoco.MjrRect(0, 0, width, height)
-        view = View.of(model, data, camera_id, out.shape[0], out.shape[1])
-        rests = model.body_weldid[model.cam_bodyid[camera_id]] == 0
+        viewport = mujoco.MjrRect(0, 0, out.shape[1] * self._scale, out.shape[0] * self._scale)
+        view = View.of(self._model, data, camera_id, out.shape[0], out.shape[1])
+        rests = self._model.body_weldid[self._model.cam_bodyid[camera_id]] == 0
+        apart = rests and self._separable()
         with _texture_blur(math.log2(self._scale)):
-            if not rests or not self._separable():
-                with self._selection.applied(data, view, out.shape[0], in_full=False):
-                    pixels, _ = self._render(data, mujoco.mjtCatBit.mjCAT_ALL, viewport, context, depth=False, whole=True)
-                _average(pixels, out)
-                return
-            key = self._background_key(data, camera_id, height, width)
-            if key not in self._backgrounds:
-                with self._selection.applied(data, view, out.shape[0], in_full=True):
-                    self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = True
-                    found = self._render(data, _STATIC, viewport, context, depth=True, whole=True)
-                self._backgrounds[key] = _Background(*found)
-                while len(self._backgrounds) > _MAX_BACKGROUNDS:
-                    self._backgrounds.popitem(last=False)
-            self._backgrounds.move_to_end(key)
+            background = self._background(data, view, viewport, context) if apart else None
             with self._selection.applied(data, view, out.shape[0], in_full=False):
-                pixels, depth = self._render(data, _MOVING, viewport, context, depth=True, whole=False)
-        background = self._backgrounds[key]
-        behind = depth >= background.depth
-        cv2.copyTo(background.pixels, behind.view(np.uint8), pixels)
+                pixels, depth = self._render(data, _MOVING if apart else _ALL, viewport, context, depth=apart, whole=not apart)
+        if background is not None:
+            behind = depth >= background.depth
+            cv2.copyTo(background.pixels, behind.view(np.uint8), pixels)
         _average(pixels, out)
+
+    def _background(self, data: mujoco.MjData, view: View, viewport: mujoco.MjrRect, context: mujoco.MjrContext) -> _Background:
+        """From memory, if nothing at rest has changed since."""
+        key = self._background_key(data, self._camera.fixedcamid, viewport.height, viewport.width)
+        if key not in self._backgrounds:
+            while self._backgrounds and (len(self._backgrounds) + 1) * 7 * viewport.height * viewport.width > _BACKGROUND_BYTES:
+                self._backgrounds.popitem(last=False)
+            flags, reflection = self._scene.flags, mujoco.mjtRndFlag.mjRND_REFLECTION
+            with self._selection.applied(data, view, viewport.height // self._scale, in_full=True):
+                flags[reflection] = True
+                self._backgrounds[key] = _Background(*self._render(data, _STATIC, viewport, context, depth=True, whole=True))
+                flags[reflection] = False
+        self._backgrounds.move_to_end(key)
+        return self._backgrounds[key]
 
     def _render(
         self,
@@ -176,15 +184,22 @@ class FastFrames:
         mujoco.mjv_updateScene(self._model, data, self._options, self._perturbation, self._camera, category, scene)
         scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = whole
         mujoco.mjr_render(viewport, scene, context)
-        scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         pixels = np.empty((viewport.height, viewport.width, 3), dtype=np.uint8)
         distances = np.empty((viewport.height, viewport.width), dtype=np.float32)
         mujoco.mjr_readPixels(pixels, distances if depth else None, viewport, context)
         return pixels, distances
 
     def _separable(self) -> bool:
-        model = self._model
-        return not (model.light_castshadow.any())
+        """Whether what moves may be drawn by itself: nothing casts shadows, and nothing that moves lets light through."""
+        model, options = self._model, self._options
+        plain = (model.geom_rgba == _DEFAULT_COLOUR).all(axis=1) & (model.geom_matid >= 0)
+        alpha = np.where(plain, model.mat_rgba[model.geom_matid, 3] if model.nmat else 1.0, model.geom_rgba[:, 3])
+        shown = np.asarray(options.geomgroup, dtype=bool)[model.geom_group]
+        sheer = ((alpha > 0) & (alpha < 1) & shown & ~self._static_geoms).any()
+        site_alpha = model.site_rgba[:, 3]
+        shown = np.asarray(options.sitegroup, dtype=bool)[model.site_group]
+        sheer |= ((site_alpha > 0) & (site_alpha < 1) & shown & ~self._static_sites).any()
+        return not (sheer or model.light_castshadow.any())
 
     def _background_key(self, data: mujoco.MjData, camera_id: int, height: int, width: int) -> bytes:
         model, geoms, sites = self._model, self._static_geoms, self._static_sites

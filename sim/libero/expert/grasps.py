@@ -29,6 +29,8 @@ CLEARANCE = 0.004
 DEPTHS = (0.03, 0.014)
 """How far below its top an object may be gripped: deep for stability, shallow where a wall slopes."""
 SHALLOWEST = 0.004
+COMFORTABLE_STRETCH = 0.66
+"""Distance from shoulder to wrist, m, beyond which the arm stiffens."""
 SPACING = 0.004
 MAP_SPACING = 0.002
 RETRY_RADIUS = 0.015
@@ -92,8 +94,9 @@ def plan_grasp(scene: SceneView, name: str, destination: Float64[np.ndarray, "3"
     own = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, only=name)
     others = HeightMap(scene, box.low[:2] - margin, box.high[:2] + margin, without=name)
     preference = 0.25 * np.linalg.norm(centres - box.centre[:2], axis=1)
-    for shift in (np.zeros(2), destination[:2] - box.centre[:2]):
-        preference += 0.05 * np.linalg.norm(centres + shift - scene.base[:2], axis=1)
+    for shift in (np.zeros(3), destination - box.centre):
+        stretch = scene.stretch_at(np.concatenate([centres, np.full((len(centres), 1), box.high[2])], axis=1) + shift)
+        preference += 0.05 * stretch + 0.5 * np.maximum(stretch - COMFORTABLE_STRETCH, 0.0)
     best: tuple[float, np.ndarray, float, float] | None = None
     for yaw, deepest in itertools.product(YAWS, DEPTHS):
         score, height, depth = _rate(own, others, centres, yaw, deepest)

@@ -124,8 +124,8 @@ class PickPlaceExpert:
             if grasp is not None and self._since > REACHING_STEPS:
                 self._failed.append(grasp)
                 self._enter(Skill.REACH)
-            self._lean = scene.lean(scene.bounds(name).centre)
             grasp = self._grasp = plan_grasp(scene, name, self._spot(scene, self._goals[self._next]), self._failed)
+            self._lean = scene.lean(grasp.position(scene, name))
         target = grasp.position(scene, name)
         if scene.gripper_opening < OPENING and self._since < OPENING_STEPS:
             return np.zeros(3), OPEN

@@ -21,7 +21,7 @@ SHOULDER, WRIST = "robot0_link2", "robot0_link6"
 ARM_REACH = 0.675
 """From shoulder to wrist with the elbow still bent; stretched out (0.705) the arm is singular and stays stuck."""
 STRETCHED = 0.698
-LEAN, LEAN_BEYOND = 0.3, 0.71
+LEAN, LEAN_BEYOND = 0.3, 0.69
 """The hand's tilt, rad, towards places that a vertical hand reaches only with the wrist further out than this, m."""
 WRIST_BEHIND, WRIST_ABOVE = 0.07, 0.21
 """Where the wrist of a vertical hand is, from the grip centre."""
@@ -94,13 +94,17 @@ class SceneView:
         across = float(np.linalg.norm(point + offset[:2] - self.base[:2]))
         return float(self.base[2] - offset[2]) + max(ARM_REACH**2 - across**2, 0.0) ** 0.5
 
+    def stretch_at(self, points: Float64[np.ndarray, "*M 3"]) -> Float64[np.ndarray, "*M"]:
+        """Distance from shoulder to wrist with a vertical hand whose grip centre is at a place."""
+        way = points - self.base
+        return np.hypot(np.linalg.norm(way[..., :2], axis=-1) - WRIST_BEHIND, way[..., 2] + WRIST_ABOVE)
+
     def lean(self, point: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3"]:
         """Tilt (axis-angle, rad) that points the hand outwards where a place is too far for a vertical hand, else 0."""
-        way = point - self.base
-        distance = float(np.linalg.norm(way[:2]))
-        if np.hypot(distance - WRIST_BEHIND, way[2] + WRIST_ABOVE) < LEAN_BEYOND:
+        if self.stretch_at(point) < LEAN_BEYOND:
             return np.zeros(3)
-        return LEAN / distance * np.array([way[1], -way[0], 0.0])
+        way = point - self.base
+        return LEAN / float(np.linalg.norm(way[:2])) * np.array([way[1], -way[0], 0.0])
 
     def fingers_touch(self, name: str) -> Bool[np.ndarray, "2"]:
         """Which of the two fingers touches the object."""
