@@ -2,7 +2,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_rl.curriculum import EVALUATION_SEED_START, HELD_OUT_STATES, TRAINING_STATES, held_out_specs, training_specs
+from vla_rl.curriculum import (
+    EVALUATION_SEED_START,
+    HELD_OUT_STATES,
+    TRAINING_STATES,
+    held_out_specs,
+    training_specs,
+    validation_specs,
+)
 
 
 def test_two_hundred_held_out_episodes_are_different_and_never_trained_on() -> None:
@@ -35,3 +42,10 @@ def test_the_share_of_shipped_states_is_kept_at_its_ends() -> None:
     rng = np.random.default_rng(0)
     assert all(s.init_state_id is not None for s in training_specs("libero_object", [0], 50, 1.0, rng))
     assert all(s.init_state_id is None for s in training_specs("libero_object", [0], 50, 0.0, rng))
+
+
+def test_evaluations_during_training_share_no_episode_with_training_or_the_final_evaluation() -> None:
+    specs = validation_specs("libero_object", [0, 3], 500)
+    assert len(set(specs)) == 1000
+    assert not set(specs) & set(held_out_specs("libero_object", [0, 3], 100_000))
+    assert all(s.init_state_id is None and s.seed >= EVALUATION_SEED_START for s in specs)

@@ -145,7 +145,7 @@ class EvaluationConfig(Section):
     every: Count = 10
     """Iterations between two evaluations during training; 0: none."""
     interim_episodes: Positive = 50
-    """Held-out episodes a task of the evaluations during training."""
+    """Episodes a task of the evaluations during training; other ones than those before and after."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0: greedy; above: sampled at this temperature."""
     videos: Count = 2

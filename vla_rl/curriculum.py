@@ -1,6 +1,7 @@
 """Which task and initial state comes next, and which ones training never sees.
 
-Held out are the shipped states 40-49 of every task and all placements sampled from evaluation seeds.
+Held out are the shipped states 40-49 of every task and all placements sampled from evaluation seeds. Evaluations during
+training, which a user looks at while choosing settings, have seeds of their own, so that no choice has seen the last one's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ TRAINING_STATES = range(0, 40)
 HELD_OUT_STATES = range(40, 50)
 EVALUATION_SEED_START = 2**30
 """Seeds below train, seeds from here on evaluate."""
+VALIDATION_SEED_START = 2**31
+"""From here on for evaluations during training."""
 
 
 def training_specs(
@@ -44,3 +47,8 @@ def held_out_specs(suite: str, task_ids: Sequence[int], episodes_per_task: int) 
             else:
                 specs.append(EpisodeSpec(suite, task_id, seed=EVALUATION_SEED_START + i))
     return specs
+
+
+def validation_specs(suite: str, task_ids: Sequence[int], episodes_per_task: int) -> list[EpisodeSpec]:
+    """The fixed list of evaluations during training: for each task placements that neither training nor `held_out_specs` has."""
+    return [EpisodeSpec(suite, task, seed=VALIDATION_SEED_START + i) for task in task_ids for i in range(episodes_per_task)]

@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from vla_rl.config import Config
-from vla_rl.curriculum import held_out_specs
+from vla_rl.curriculum import held_out_specs, validation_specs
 from vla_rl.evaluate import evaluate, record_videos
 from vla_rl.policies.base import Policy
 from vla_rl.progress import Progress
 from vla_rl.run import Run
 from vla_rl.sim.base import VectorSim
+from vla_rl.types import EpisodeSpec
 
 
 def evaluate_and_save(
@@ -21,14 +22,12 @@ def evaluate_and_save(
     config: Config,
     sim: VectorSim,
     policy: Policy,
-    task_ids: Sequence[int],
+    specs: Sequence[EpisodeSpec],
     name: str,
     step: int,
-    episodes: int,
     videos: int = 0,
 ) -> Path:
-    """Evaluate on the held-out list, film some episodes, print the table; returns the JSON's path."""
-    specs = held_out_specs(config.task.suite, task_ids, episodes)
+    """Evaluate on `specs`, film some episodes, print the table; returns the JSON's path."""
     temperature = config.evaluation.temperature
     with Progress(f"Evaluation {name}", total=len(specs)) as progress:
         result = evaluate(policy, sim, specs, name=name, step=step, temperature=temperature, on_episode=progress.counted_episode)
@@ -40,16 +39,23 @@ def evaluate_and_save(
     return path
 
 
-def evaluate_held_out(
-    run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], name: str, step: int, episodes: int, videos: int = 0
-) -> None:
-    """An evaluation of the run, unless it was made before."""
-    if not (run.directory / "evaluation" / f"{name}.json").exists():
-        evaluate_and_save(run.directory, run.config, sim, policy, task_ids, name, step, episodes, videos)
+def evaluate_held_out(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], name: str, step: int) -> None:
+    """The larger evaluation before and after training, unless it was made before."""
+    config = run.config.evaluation
+    specs = held_out_specs(run.config.task.suite, task_ids, config.episodes)
+    _evaluate_once(run, sim, policy, specs, name, step, config.videos)
 
 
 def evaluate_when_due(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], iteration: int) -> None:
-    """The smaller evaluation between two rounds of training, every `evaluation.every` of them."""
+    """The smaller evaluation between two rounds of training, every `evaluation.every` of them, on episodes of its own."""
     config = run.config.evaluation
     if config.every and iteration > 0 and iteration % config.every == 0:
-        evaluate_held_out(run, sim, policy, task_ids, f"iteration_{iteration:06d}", iteration, config.interim_episodes)
+        specs = validation_specs(run.config.task.suite, task_ids, config.interim_episodes)
+        _evaluate_once(run, sim, policy, specs, f"iteration_{iteration:06d}", iteration)
+
+
+def _evaluate_once(
+    run: Run, sim: VectorSim, policy: Policy, specs: Sequence[EpisodeSpec], name: str, step: int, videos: int = 0
+) -> None:
+    if not (run.directory / "evaluation" / f"{name}.json").exists():
+        evaluate_and_save(run.directory, run.config, sim, policy, specs, name, step, videos)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vla_rl.collect import collect_demonstrations
 from vla_rl.config import Config, ConfigError
+from vla_rl.curriculum import held_out_specs
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.report import write_report
@@ -90,16 +91,14 @@ def train(config: Config) -> Path:
     set_threads(config.run.threads)
     choose_device(config.run.device)
     task_ids = chosen_tasks(config)
-    evaluation = config.evaluation
     with Run(config) as run:
         try:
             policy = supervised_start(run)
             with closing(open_sim(config)) as sim:
-                evaluate_held_out(run, sim, policy, task_ids, "start", 0, evaluation.episodes, evaluation.videos)
+                evaluate_held_out(run, sim, policy, task_ids, "start", 0)
                 write_report(run.directory)
                 train_ppo(run, sim, policy, task_ids)
-                last = config.ppo.iterations
-                evaluate_held_out(run, sim, policy, task_ids, "final", last, evaluation.episodes, evaluation.videos)
+                evaluate_held_out(run, sim, policy, task_ids, "final", config.ppo.iterations)
         finally:
             report = write_report(run.directory)
         return report
@@ -118,5 +117,5 @@ def evaluate_policy(config: Config, path: Path | None) -> Path:
     name = f"{config.task.suite}_{'_'.join(map(str, task_ids))}_{mode}_{evaluation.episodes}_version_{policy.version}"
     directory = config.run.root / config.run.name
     with closing(open_sim(config)) as sim:
-        episodes, videos = evaluation.episodes, evaluation.videos
-        return evaluate_and_save(directory, config, sim, policy, task_ids, name, policy.version, episodes, videos)
+        specs = held_out_specs(config.task.suite, task_ids, evaluation.episodes)
+        return evaluate_and_save(directory, config, sim, policy, specs, name, policy.version, evaluation.videos)
