@@ -55,6 +55,13 @@ class VectorSim(Protocol):
         """Continue from a saved state in any row of any simulator with the same settings."""
         ...
 
+    def branch(self, env_id: int, targets: Sequence[int]) -> Observation:
+        """Have rows `targets` go on from the present state of row `env_id`, whatever they held; costs no simulation.
+
+        Returns the observation of all B rows. Raises `SimError` where row `env_id` holds no episode.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

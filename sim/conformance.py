@@ -192,6 +192,26 @@ def check_save_and_load(case: Case) -> None:
             _require_same_turn(after, reference[turn], {2: 0, 1: 1}, f"turn {turn} after loading the states in other rows")
 
 
+def check_branches(case: Case) -> None:
+    """Rows that branch off another go on as it does, each under its own actions, and cost no frame."""
+    with _Open(case.make(3, 2)) as sim:
+        reference = _play(case, sim, [0, 1])
+        sim.reset(case.specs[:2])
+        before = sim.step_chunk(case.chunk(sim, [0, 1], 0)).observation
+        frames = sim.frames_rendered
+        _refusal(lambda: sim.branch(2, [0]), "branching off a row that was never started")
+        _refusal(lambda: sim.branch(0, [3]), "branching into row 3 of 3")
+        observation = sim.branch(0, [1, 2])
+        _require_equal(sim.frames_rendered, frames, "frames_rendered after a branch")
+        _require_same_rows(observation, before, {0: 0, 1: 0, 2: 0}, "the observation of a branch")
+        _require(len({sim.save_state(row) for row in range(3)}) == 1, "the state of a branch is not that of its source")
+        for turn in range(1, case.turns):
+            # Row 2 takes the other episode's actions: it must neither follow nor disturb the rows beside it.
+            after = sim.step_chunk(case.chunk(sim, [0, 0, 1], turn))
+            _require_same_turn(after, reference[turn], {0: 0, 1: 0}, f"turn {turn} after a branch")
+        _require(sim.save_state(2) != sim.save_state(0), "branches under different actions end in the same state")
+
+
 def check_partial_reset(case: Case) -> None:
     """A reset of one row leaves the others alone."""
     with _Open(case.make(3, 1)) as sim:
@@ -213,6 +233,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_end_of_episode,
     check_determinism,
     check_save_and_load,
+    check_branches,
     check_partial_reset,
 )
 

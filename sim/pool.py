@@ -169,6 +169,26 @@ class SimPool:
             self._episodes[row] = episode
         return self._observation()
 
+    def branch(self, env_id: int, targets: Sequence[int]) -> Observation:
+        """Have rows `targets` go on from the present state of row `env_id`, whatever they held; costs no simulation.
+
+        Returns the observation of all B rows. Raises `SimError` where row `env_id` holds no episode.
+        """
+        self._check_open()
+        source, rows = self._check_row(env_id), [self._check_row(row) for row in targets]
+        episode = self._episodes[source]
+        if episode is None:
+            raise SimError(f"environment {source} has no episode to branch from; reset it first")
+        rows = [row for row in rows if row != source]
+        for row in rows:
+            self._episodes[row] = episode
+            self._errors.pop(row, None)
+            for frames in self._images.values():
+                frames[row] = frames[source]
+            self._proprio[row] = self._proprio[source]
+        self._supervisor.forget(rows)
+        return self._observation()
+
     def close(self) -> None:
         """End the workers; a second call does nothing."""
         self._is_closed = True

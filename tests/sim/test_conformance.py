@@ -93,6 +93,11 @@ class ShiftsWhatItLoads(Wrapped):
         return replace(observation, proprio=observation.proprio + np.float32(1e-6))
 
 
+class BranchesIntoOneRow(Wrapped):
+    def branch(self, env_id: int, targets: list[int]) -> Observation:
+        return self.inner.branch(env_id, targets[:1])
+
+
 class ResetsEverything(Wrapped):
     def reset(self, specs: list[EpisodeSpec], env_ids: list[int] | None = None) -> Observation:
         if env_ids == [1] and specs != [IMPOSSIBLE]:
@@ -110,6 +115,7 @@ class ResetsEverything(Wrapped):
         (ResetsByItself, conformance.check_end_of_episode, "finished row"),
         (DependsOnItsNeighbours, conformance.check_determinism, "proprio of row"),
         (ShiftsWhatItLoads, conformance.check_save_and_load, "loaded state"),
+        (BranchesIntoOneRow, conformance.check_branches, "branch"),
         (ResetsEverything, conformance.check_partial_reset, "not reset"),
     ],
 )
