@@ -21,6 +21,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+bench = typer.Typer(help="Measure speed and fidelity, against what is replaced.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file or a run directory, then section.key=value overrides."),
@@ -89,6 +91,30 @@ def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     from vla_rl.report import write_report
 
     Console().print(f"report: {write_report(run)}", soft_wrap=True)
+
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value overrides.")]
+JsonPath = Annotated[str | None, typer.Option("--json", metavar="PATH", help='Also write JSON; "-": to standard output.')]
+
+
+@bench.command("sim")
+def bench_sim(
+    overrides: Overrides = None,
+    json_path: JsonPath = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each system, over all repeats.")] = 20.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that the systems take.")] = 5,
+    scaling: Annotated[bool, typer.Option("--scaling", help="Also measure 1, 8, 16, 32 and 64 environments.")] = False,
+    peers: Annotated[bool, typer.Option(help="Also measure LIBERO, robosuite and RLinf.")] = True,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Env-steps/s, resets and memory of the simulator, beside LIBERO's, RLinf's and robosuite's own."""
+    from vla_rl.bench import sim, sim_report
+    from vla_rl.bench.output import show
+    from vla_rl.bench.sim_settings import SimSettings
+
+    settings = SimSettings.from_overrides(overrides or [])
+    found = sim.measure(settings, seconds, repeats, sim.PEERS if peers else (), scaling)
+    show(sim_report.tables(found), sim_report.to_dict(found), json_path, as_markdown)
 
 
 @app.command()

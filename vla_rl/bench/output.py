@@ -1,0 +1,41 @@
+"""Where the results of a benchmark go: the terminal, JSON, markdown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(tables: Sequence[Table], record: dict[str, Any], json_path: str | None, as_markdown: bool = False) -> None:
+    """Print the tables, and write `record` to `json_path`; "-" means standard output, and the tables then go to the other.
+
+    Raises `OSError` where the file cannot be written.
+    """
+    stream = sys.stderr if json_path == "-" else sys.stdout
+    for table in tables:
+        if as_markdown:
+            print(markdown(table), end="\n\n", file=stream)
+        else:
+            Console(file=stream).print(table)
+    text = json.dumps(record, indent=1)
+    if json_path == "-":
+        print(text)
+    elif json_path is not None:
+        with open(json_path, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def markdown(table: Table) -> str:
+    """The table as GitHub writes it, with its title above and its caption below."""
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    heading = [str(column.header) for column in table.columns]
+    rule = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    rows = ["| " + " | ".join(row) + " |" for row in (heading, rule, *zip(*columns, strict=True))]
+    parts = [f"{table.title}:\n"] if table.title else []
+    parts += rows + ([f"\n{table.caption}"] if table.caption else [])
+    return "\n".join(parts)
