@@ -17,11 +17,11 @@ from vla_rl.data.libero_hdf5 import (
     finished_parts,
     merge_parts,
     parts_folder,
-    quaternion,
     read_demonstrations,
     split_into_parts,
     write_demonstrations,
 )
+from vla_rl.data.quality import quality_of
 from vla_rl.types import EpisodeSpec
 
 HEADER = TaskHeader(
@@ -126,30 +126,39 @@ def test_the_layout_is_libero_s(tmp_path: Path) -> None:
         np.testing.assert_allclose(episode["obs/ee_states"][:], demo.proprio[:, :6])
 
 
-def test_quaternions_of_axis_angles() -> None:
-    # No turn; 180 degrees about x: (sin 90, 0, 0, cos 90); 90 degrees about z: (0, 0, sin 45, cos 45).
-    read = quaternion(np.array([[0, 0, 0], [np.pi, 0, 0], [0, 0, np.pi / 2]]))
-    np.testing.assert_allclose(read, [[0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0.5**0.5, 0.5**0.5]], atol=1e-15)
-
-
 def write_human(path: Path, **attributes: object) -> np.ndarray:
-    """A file as LIBERO publishes them: without any of our additions."""
+    """A file laid out as LIBERO publishes them: 64-bit actions, no rewards but the last, none of our additions."""
     frames = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
-        data.attrs["problem_info"] = json.dumps({"language_instruction": "open the drawer"})
+        data.attrs["env_name"] = "Libero_Kitchen_Tabletop_Manipulation"
+        data.attrs["problem_info"] = json.dumps(
+            {"problem_name": "libero_kitchen", "domain_name": "robosuite", "language_instruction": "open the drawer"}
+        )
+        data.attrs["bddl_file_name"] = "chiliocosm/bddl_files/libero_goal/open_the_drawer.bddl"
+        data.attrs["bddl_file_content"] = "(define (problem LIBERO_Kitchen))"
+        data.attrs["env_args"] = json.dumps({"type": 1, "env_name": "Libero_Kitchen", "env_kwargs": {"control_freq": 20}})
+        data.attrs["macros_image_convention"] = "opengl"
+        data.attrs["tag"] = "libero-v1"
+        data.attrs["num_demos"] = 4
+        data.attrs["total"] = 12
         for name, value in attributes.items():
             data.attrs[name] = value
         for number, name in enumerate(["demo_0", "demo_1", "demo_10", "demo_2"]):
             demo = data.create_group(name)
+            demo.attrs["num_samples"] = 3
+            demo.attrs["model_file"] = "<mujoco/>"
+            demo.attrs["init_state"] = np.zeros(5)
             demo["actions"] = np.full((3, 7), number / 10)
             demo["dones"] = np.array([0, 0, 1], np.uint8)
             demo["rewards"] = np.array([0, 0, 1], np.uint8)
             demo["states"] = np.zeros((3, 5))
+            demo["robot_states"] = np.zeros((3, 9))
             obs = demo.create_group("obs")
             obs["agentview_rgb"] = frames
             obs["eye_in_hand_rgb"] = frames
             obs["ee_states"] = np.arange(18.0).reshape(3, 6)
+            obs["ee_pos"], obs["ee_ori"] = obs["ee_states"][:, :3], obs["ee_states"][:, 3:]
             obs["gripper_states"] = np.full((3, 2), 0.5)
             obs["joint_states"] = np.zeros((3, 7))
     return frames
@@ -166,6 +175,25 @@ def test_human_demonstrations_are_read_in_numeric_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.labels, first.actions)
     np.testing.assert_array_equal(first.images["robot0_eye_in_hand"], frames)
     np.testing.assert_array_equal(first.proprio[1], [6, 7, 8, 9, 10, 11, 0.5, 0.5])
+    assert first.fps == 20 and first.states is not None and first.rewards.tolist() == [0, 0, 1]
+    # 0.1 is no 32-bit number: what rounding did to the actions is on record.
+    assert "rounded_actions" not in first.provenance
+    assert read[1].provenance["rounded_actions"] == "from float64, by at most 1.5e-09"
+
+
+def test_a_gripper_of_another_convention_is_refused(tmp_path: Path) -> None:
+    write_human(tmp_path / "open_demo.hdf5")
+    replace(tmp_path / "open_demo.hdf5", "actions", np.eye(3, 7, 4))
+    with pytest.raises(DatasetError, match=r"gripper commands from 0 to 1 contradict the convention -1_opens_\+1_closes"):
+        next(read_demonstrations(tmp_path / "open_demo.hdf5"))
+
+
+def test_labels_of_quality_are_stored_with_each_episode(tmp_path: Path) -> None:
+    demo = make_demonstration()
+    path = write_demonstrations(tmp_path / "task_demo.hdf5", HEADER, [demo])
+    with h5py.File(path) as file:
+        assert json.loads(file["data/demo_0"].attrs["quality"]) == quality_of(demo).to_dict()
+        assert json.loads(file["data"].attrs["convention"])["gripper"] == "-1_opens_+1_closes"
 
 
 def test_frames_stored_upright_are_turned_to_the_simulators_convention(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ class Demonstration:
     """The expert's skill at each step."""
     joint_states: Float64[np.ndarray, "T 7"] | None = None
     """Arm joint angles, rad."""
+    fps: float = 20.0
+    """Control steps a second, Hz; LIBERO runs at 20."""
     states: Float64[np.ndarray, "T S"] | None = None
     """Flat MuJoCo states: time (s), qpos, qvel."""
     model_xml: str = ""
@@ -66,6 +68,8 @@ class Demonstration:
         steps = len(self.actions)
         if steps == 0:
             raise DatasetError("the episode has no steps")
+        if not (np.isfinite(self.fps) and self.fps > 0):
+            raise DatasetError(f"the episode runs at {self.fps} control steps a second")
         shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
             "actions": (self.actions, (steps, 7)),
             "proprioception": (self.proprio, (steps, 8)),

@@ -23,9 +23,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32
 
+from vla_rl.data.convention import NATIVE, actions_from, quaternion
 from vla_rl.data.demonstration import DatasetError, Demonstration
+from vla_rl.data.quality import quality_of
 from vla_rl.types import EpisodeSpec
 
 TAG = "libero-v1"
@@ -226,6 +228,7 @@ def _atomic(target: Path) -> Iterator[h5py.File]:
 def _write_header(data: h5py.Group, header: TaskHeader) -> None:
     data.attrs["tag"] = TAG
     data.attrs["macros_image_convention"] = IMAGE_CONVENTION
+    data.attrs["convention"] = json.dumps(NATIVE.to_dict())
     data.attrs["env_name"] = header.env_name
     data.attrs["problem_info"] = json.dumps(dict(header.problem_info))
     data.attrs["bddl_file_name"] = header.bddl_file_name
@@ -250,7 +253,9 @@ def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression
     group.attrs["success"] = demo.success
     group.attrs["instruction"] = demo.instruction
     group.attrs["episode_key"] = key
+    group.attrs["control_freq"] = demo.fps
     group.attrs["provenance"] = json.dumps(dict(demo.provenance))
+    group.attrs["quality"] = json.dumps(quality_of(demo).to_dict())
     if demo.spec is not None:
         group.attrs["spec"] = json.dumps(demo.spec.to_dict())
     group["actions"] = demo.actions.astype(np.float64)
@@ -278,13 +283,6 @@ def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression
         obs.create_dataset(name, data=frames, chunks=(1, *frames.shape[1:]) if compression else None, compression=compression)
 
 
-def quaternion(axis_angle: Float64[np.ndarray, "T 3"]) -> Float64[np.ndarray, "T 4"]:
-    """Unit quaternions (x, y, z, w) of axis-angle vectors, rad."""
-    angle = np.linalg.norm(axis_angle, axis=1, keepdims=True)
-    axis = np.divide(axis_angle, angle, out=np.zeros_like(axis_angle), where=angle > 0)
-    return np.concatenate([axis * np.sin(angle / 2), np.cos(angle / 2)], axis=1)
-
-
 # -- reading -----------------------------------------------------------------------------------------------------------
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -306,7 +304,7 @@ def _read_episode(source: h5py.File, name: str, path: Path, cameras: Sequence[st
 
 def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequence[str] | None) -> Demonstration:
     obs = group["obs"]
-    actions = np.asarray(group["actions"], dtype=np.float32)
+    actions, provenance = _read_actions(group)
     dones = np.asarray(group["dones"]) if "dones" in group else np.ones(1)
     pose = np.concatenate([obs["ee_pos"], obs["ee_ori"]], axis=1) if "ee_pos" in obs else np.asarray(obs["ee_states"])
     spec = json.loads(group.attrs["spec"]) if "spec" in group.attrs else None
@@ -327,8 +325,28 @@ def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequen
         joint_states=np.asarray(obs["joint_states"], dtype=np.float64) if "joint_states" in obs else None,
         states=np.asarray(group["states"], dtype=np.float64) if "states" in group else None,
         model_xml=str(group.attrs.get("model_file", "")),
-        provenance=json.loads(group.attrs.get("provenance", "{}")),
+        provenance=provenance,
+        fps=control_rate(header, group.attrs),
     )
+
+
+def _read_actions(group: h5py.Group) -> tuple[Float32[np.ndarray, "T 7"], dict[str, Any]]:
+    """Actions and provenance; human demonstrations hold 64-bit actions, and what rounding them changes is noted."""
+    provenance = json.loads(group.attrs.get("provenance", "{}"))
+    stored = np.asarray(group["actions"])
+    actions = stored.astype(np.float32)
+    error = float(np.abs(actions - stored).max(initial=0.0))
+    if error > 0:
+        provenance["rounded_actions"] = f"from {stored.dtype}, by at most {error:.2g}"
+    return actions_from(NATIVE, actions) if actions.ndim == 2 and actions.shape[1] == 7 else actions, provenance
+
+
+def control_rate(header: Mapping[str, Any], episode: Mapping[str, Any]) -> float:
+    """Control steps a second: the episode's, else that of the environment's arguments, else LIBERO's 20 Hz."""
+    if "control_freq" in episode:
+        return float(episode["control_freq"])
+    arguments = json.loads(header.get("env_args", "{}")).get("env_kwargs", {})
+    return float(arguments.get("control_freq", NATIVE.fps))
 
 
 def _read_images(obs: h5py.Group, cameras: Sequence[str] | None, flip: bool) -> dict[str, np.ndarray]:
