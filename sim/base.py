@@ -77,8 +77,9 @@ class StepResult:
 class Backend(Protocol):
     """The environments of one worker process; a row is called a slot here.
 
-    The worker owns the chunk loop, time limits, shared memory and heartbeats; the backend owns the physics. Constructed
-    as `Backend(num_slots=..., cameras=..., image_size=..., **options)` with options from `make_sim`.
+    Rows move between workers, so each has a slot for every row of the simulator, few of them in use: an empty slot must
+    cost next to nothing. The worker owns the chunk loop, time limits, shared memory and heartbeats; the backend owns the
+    physics. Constructed as `Backend(num_slots=..., cameras=..., image_size=..., **options)` with options from `make_sim`.
     """
 
     action_dim: int
@@ -103,5 +104,9 @@ class Backend(Protocol):
     def save_state(self, slot: int) -> bytes: ...
 
     def load_state(self, slot: int, state: bytes) -> None: ...
+
+    def vacate(self, slot: int) -> None:
+        """Forget the slot's episode, if there is one; the row has moved to another worker."""
+        ...
 
     def close(self) -> None: ...

@@ -97,3 +97,33 @@ def _fill(envs: Sequence[int], workers: Sequence[int], costs: Sequence[float]) -
         load[worker] += costs[env]
         owner[env] = worker
     return owner
+
+
+def rebalance(worker_of: Sequence[int], seconds: Sequence[Sequence[float]], gain: float = 0.1) -> list[int]:
+    """Worker of each row after moves that shorten the longest worker's time by at least a share `gain` of it each.
+
+    `worker_of` says where the rows are now, `seconds[row][worker]` how long a row would take where. Rows leave the most
+    loaded worker one by one, each time the one and to the place that levels the two best; what is balanced already stays
+    as it is, since a row that moves must be loaded there.
+    """
+    owner = list(worker_of)
+    if not owner:
+        return owner
+    load = [0.0] * len(seconds[0])
+    for row, worker in enumerate(owner):
+        load[worker] += seconds[row][worker]
+    while True:
+        longest = max(range(len(load)), key=load.__getitem__)
+        options = [
+            (max(load[longest] - seconds[row][longest], load[worker] + seconds[row][worker]), row, worker)
+            for row in range(len(owner))
+            if owner[row] == longest
+            for worker in range(len(load))
+            if worker != longest
+        ]
+        best, row, worker = min(options, default=(math.inf, 0, 0))
+        if not best < (1 - gain) * load[longest]:
+            return owner
+        load[longest] -= seconds[row][longest]
+        load[worker] += seconds[row][worker]
+        owner[row] = worker

@@ -24,6 +24,7 @@ from vla_rl.sim.channel import Message
 from vla_rl.sim.episode import Episode, plain_spec
 from vla_rl.sim.pool_options import PoolOptions, lay_out_workers
 from vla_rl.sim.supervisor import Supervisor
+from vla_rl.sim.task_costs import TaskCosts
 from vla_rl.sim.worker_process import Command, WorkerSettings
 from vla_rl.types import EpisodeSpec, Observation, Turn
 
@@ -74,6 +75,7 @@ class SimPool:
         self._spent: dict[str, float] = dict.fromkeys(("simulation", "rendering", "reset", "env_steps", "turns", "frames"), 0)
         self.timings: Mapping[str, float] = MappingProxyType(self._spent)
         self._backend = backend
+        self._costs = TaskCosts()
         self._episodes: list[Episode | None] = [None] * self.num_envs
         self._errors: dict[int, str] = {}
         self._is_closed = False
@@ -106,7 +108,10 @@ class SimPool:
             raise SimError("reset takes a list of episode specs, one per environment, not a single one")
         rows = self._check_rows(specs, env_ids)
         plain = [plain_spec(spec) for spec in specs]
-        commands = [Command("reset", row, {"spec": spec.to_dict()}) for spec, row in zip(plain, rows, strict=True)]
+        commands = [
+            Command("reset", row, {"spec": spec.to_dict()}, cost=self._costs.of_reset(spec))
+            for spec, row in zip(plain, rows, strict=True)
+        ]
         with self._void_on_error(rows):
             replies = self._run(commands)
             for row in rows:
@@ -130,7 +135,13 @@ class SimPool:
         self._supervisor.map_chunk(length)
         self._supervisor.arrays.actions[:, :length] = actions
         commands = [
-            Command("step", row, {"length": length, "budget": episode.max_steps - episode.steps}, episode.state)
+            Command(
+                "step",
+                row,
+                {"length": length, "budget": episode.max_steps - episode.steps},
+                episode.state,
+                self._costs.of_chunk(episode, length),
+            )
             for row, episode in live.items()
         ]
         rewards = np.zeros((self.num_envs, length), np.float32)
@@ -229,6 +240,7 @@ class SimPool:
             self._errors[row] = f"environment {row} ({spec}): {reply['error']}"
             self._episodes[row] = None
             return False
+        self._costs.add(spec, reply["spent"])
         for camera, frames in self._images.items():
             frames[row] = self._supervisor.arrays.images[camera][row]
         self._proprio[row] = self._supervisor.arrays.proprio[row]

@@ -50,12 +50,14 @@ def lay_out_workers(num_envs: int, num_workers: int, options: PoolOptions, cores
     workers = []
     for index in range(num_workers):
         variables = _environment(options)
+        device = placement.device_of_worker[index]
         if options.devices:
-            variables["MUJOCO_EGL_DEVICE_ID"] = str(options.devices[placement.device_of_worker[index]])
+            variables["MUJOCO_EGL_DEVICE_ID"] = str(options.devices[device])
         cpus = None
         if options.pin_cpus and len(cores) >= num_workers:
             cpus = frozenset(cores[index * len(cores) // num_workers : (index + 1) * len(cores) // num_workers])
-        workers.append(WorkerProcess(index, placement.rows(index), variables, cpus))
+        slots = {row: slot for slot, row in enumerate(placement.rows(index))}
+        workers.append(WorkerProcess(index, slots, num_envs, device, variables, cpus))
     return workers
 
 

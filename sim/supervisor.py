@@ -8,12 +8,14 @@ import selectors
 import socket
 import subprocess
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from vla_rl.sim.base import SimError
 from vla_rl.sim.channel import Message, SharedArrays
+from vla_rl.sim.placement import rebalance
 from vla_rl.sim.worker_process import CLOSE_SECONDS, Command, WorkerProcess, WorkerSettings
 
 MAX_DEATHS = 3
@@ -64,15 +66,13 @@ class Supervisor:
         it was at work in each of `MAX_DEATHS` deaths of its worker (the reason and the last lines that were printed).
         """
         self._on_reply = on_reply
-        worker_of = {row: worker for worker in self.workers for row in worker.rows}
-        for command in commands:
-            worker_of[command.row].goals.append(command)
         try:
-            for worker in self.workers:
+            self._share_out(list(commands))
+            for worker in self._active:
                 worker.deaths.clear()
                 if worker.process is not None and worker.process.poll() is not None:
                     self._bury(worker)
-                if worker.goals or not self._has_started:
+                if worker.goals or worker.waiting or not self._has_started:
                     self._send_goals(worker)
             while any(worker.waiting for worker in self.workers):
                 self._advance()
@@ -86,6 +86,25 @@ class Supervisor:
             raise
         finally:
             self._on_reply = None
+
+    @property
+    def _active(self) -> list[WorkerProcess]:
+        return [worker for worker in self.workers if not worker.is_drained]
+
+    def _share_out(self, commands: list[Command]) -> None:
+        """Give each command to the worker where its row lives, after moving rows from overloaded workers to others."""
+        workers = self._active
+        home = {row: number for number, worker in enumerate(workers) for row in worker.slots}
+        places = [home[command.row] for command in commands]
+        times = [command.cost.seconds for command in commands if command.cost.seconds is not None]
+        if times:
+            usual = sum(times) / len(times)
+            places = rebalance(places, [[c.cost.in_worker(worker, usual) for worker in workers] for c in commands])
+        for command, place in zip(commands, places, strict=True):
+            if place != home[command.row]:
+                workers[home[command.row]].give_away(command.row)
+                workers[place].take(command.row)
+            workers[place].goals.append(command)
 
     def _advance(self) -> None:
         """Wait for the workers and handle whatever came."""
@@ -155,13 +174,14 @@ class Supervisor:
         if isinstance(done, Command):
             worker.goals.remove(done)
             (worker.resident.discard if "error" in message else worker.resident.add)(done.row)
+            worker.prepared.add(done.cost.task)
             self._answer(done, message)
         elif "error" in message:
-            if not self._has_started:
+            if not self._has_started and not self._has_other_device(worker):
                 reason = message["message"] if message["refused"] else f"{self.settings.backend}: {message['message']}"
                 raise _start_error(reason, message["error"])
             worker.waiting.appendleft(done)
-            self._survive_death(worker, f"did not start again:\n{message['error']}")
+            self._survive_death(worker, f"cannot {done} ({message['message']}):\n{message['error']}")
         elif done == "start":
             self.sizes = {"action_dim": message["action_dim"], "proprio_dim": message["proprio_dim"]}
 
@@ -176,10 +196,12 @@ class Supervisor:
         status = self._bury(worker)
         reason = reason or status
         worker.deaths[row] += 1
-        is_broken = not self._has_started and status.startswith("exited")
+        is_broken = not self._has_started and (status.startswith("exited") or "\n" in reason)
         if worker.deaths[row] >= MAX_DEATHS or is_broken:
             printed = worker.last_lines()
             text = f"worker {worker.index} of {self.settings.backend} {reason}"
+            if row is None and self._has_other_device(worker):
+                return self._drain(worker, text)
             if not self._has_started:
                 raise _start_error(f"{text}: {printed[-1]}" if printed else text, "\n".join(printed))
             text = f"given up after {worker.deaths[row]} deaths in one request: {text}"
@@ -189,6 +211,31 @@ class Supervisor:
                 self._answer(goal, {"error": error, "message": text, "refused": False, "spent": {}})
         if worker.goals or not self._has_started:
             self._send_goals(worker)
+
+    def _has_other_device(self, worker: WorkerProcess) -> bool:
+        return any(other.device != worker.device for other in self._active)
+
+    def _drain(self, worker: WorkerProcess, reason: str) -> None:
+        """Give up a worker that cannot start: its rows and what was wanted of them go to workers on other devices."""
+        worker.is_drained = True
+        others = [other for other in self._active if other.device != worker.device]
+        summary = reason.splitlines()[0].rstrip(":")
+        warnings.warn(
+            f"{summary}; device {worker.device} seems to have failed, its {len(worker.slots)} environments go on elsewhere",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        goal_of = {goal.row: goal for goal in worker.goals}
+        worker.goals.clear()
+        for row in list(worker.slots):
+            worker.give_away(row)
+            other = min(others, key=lambda other: len(other.slots))
+            other.take(row)
+            if row in goal_of:
+                other.goals.append(goal_of[row])
+        for other in others:
+            if other.goals or not self._has_started:
+                self._send_goals(other)
 
     def _bury(self, worker: WorkerProcess) -> str:
         """Kill a worker and say how it ended; its rows live on in their saved states."""
@@ -209,7 +256,9 @@ class Supervisor:
             worker.waiting.append("map")
             worker.chunk_length = self.arrays.chunk_length
         for goal in worker.goals:
-            body = {"op": goal.op, "row": goal.row, **goal.body}
+            if goal in worker.waiting:
+                continue
+            body = {"op": goal.op, "row": goal.row, "slot": worker.slots[goal.row], **goal.body}
             if goal.op == "step":
                 body["state"] = None if goal.row in worker.resident else goal.state
             channel.queue(body)

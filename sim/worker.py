@@ -67,7 +67,14 @@ class Worker:
 
     def serve(self) -> None:
         """Answer until the parent closes its end."""
-        handlers = {"start": self._start, "map": self._map, "reset": self._reset, "load": self._load, "step": self._step}
+        handlers = {
+            "start": self._start,
+            "map": self._map,
+            "reset": self._reset,
+            "load": self._load,
+            "step": self._step,
+            "vacate": self._vacate,
+        }
         while (message := self._channel.receive()) is not None:
             self._spent = {}
             try:
@@ -87,14 +94,13 @@ class Worker:
 
     def _start(self, message: Message) -> Message:
         self._shape = message["shape"]
-        self._slots = {row: slot for slot, row in enumerate(message["rows"])}
         self._arrays = SharedArrays(self._memory_fd, **self._shape)
         self._heartbeat = Heartbeat(self._arrays, message["index"], message["hang_timeout"], message["reset_timeout"])
         with self._heartbeat.long_phase():
             module_name, _, class_name = message["backend"].partition(":")
             backend_class = getattr(importlib.import_module(module_name), class_name)
             self._backend = backend_class(
-                num_slots=len(self._slots),
+                num_slots=message["num_slots"],
                 cameras=tuple(self._shape["cameras"]),
                 image_size=self._shape["image_size"],
                 **message["options"],
@@ -111,7 +117,7 @@ class Worker:
         with self._heartbeat.long_phase():
             with self._timed("reset"):
                 backend.reset(slot, EpisodeSpec.from_dict(message["spec"]))
-            self._observe(message["row"])
+            self._observe(message["row"], slot)
         return self._begun(slot)
 
     def _load(self, message: Message) -> Message:
@@ -119,8 +125,13 @@ class Worker:
         with self._heartbeat.long_phase():
             with self._timed("reset"):
                 backend.load_state(slot, message["state"])
-            self._observe(message["row"])
+            self._observe(message["row"], slot)
         return self._begun(slot)
+
+    def _vacate(self, message: Message) -> Message:
+        backend, slot = self._of(message)
+        backend.vacate(slot)
+        return {}
 
     def _begun(self, slot: int) -> Message:
         assert self._backend is not None
@@ -157,7 +168,7 @@ class Worker:
         self._add("turns", 1)
         # After a load the first frame prepares the scene for drawing, which can take long.
         with self._heartbeat.long_phase() if message["state"] is not None else contextlib.nullcontext():
-            self._observe(row)
+            self._observe(row, slot)
         return {
             "executed": executed,
             "success": success,
@@ -167,11 +178,10 @@ class Worker:
 
     def _of(self, message: Message) -> tuple[Backend, int]:
         assert self._backend is not None
-        return self._backend, self._slots[message["row"]]
+        return self._backend, message["slot"]
 
-    def _observe(self, row: int) -> None:
+    def _observe(self, row: int, slot: int) -> None:
         assert self._backend is not None
-        slot = self._slots[row]
         proprio = np.asarray(self._backend.proprio(slot))
         if proprio.shape != self._arrays.proprio[row].shape:
             raise ValueError(

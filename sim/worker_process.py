@@ -22,6 +22,23 @@ _LOG_BYTES = 1 << 15
 _LOG_LINES = 20
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a command is expected to take."""
+
+    task: str = ""
+    """What a worker must have prepared (a compiled scene) before it can do this fast."""
+    seconds: float | None = None
+    """In a worker that is prepared; None where nothing like it has been measured."""
+    preparation: float = 0.0
+    """Further seconds in one that is not; the share of the preparation that falls to this command."""
+
+    def in_worker(self, worker: WorkerProcess, usual: float) -> float:
+        """Seconds in `worker`, with `usual` for what has not been measured."""
+        seconds = usual if self.seconds is None else self.seconds
+        return seconds if self.task in worker.prepared else seconds + self.preparation
+
+
 @dataclass(eq=False)
 class Command:
     """One row's part of a request."""
@@ -31,6 +48,7 @@ class Command:
     body: Message
     state: bytes | None = None
     """Where a step continues; it travels only to a worker that does not hold this row's episode."""
+    cost: Cost = field(default_factory=Cost)
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,10 @@ class WorkerProcess:
     """One worker as its parent sees it; the process behind it may change."""
 
     index: int
-    rows: tuple[int, ...]
+    slots: dict[int, int]
+    """Row -> slot of the backend, of the rows that live here."""
+    num_slots: int
+    device: int
     environment: Mapping[str, str]
     cpus: frozenset[int] | None
     process: subprocess.Popen[bytes] | None = None
@@ -79,6 +100,10 @@ class WorkerProcess:
     """What the request still wants from this worker."""
     resident: set[int] = field(default_factory=set)
     """Rows whose present state the process holds."""
+    prepared: set[str] = field(default_factory=set)
+    """Tasks that the process has run."""
+    is_drained: bool = False
+    """Whether it has been given up; its rows live elsewhere."""
     deaths: Counter[int | None] = field(default_factory=Counter)
     """Deaths within the request, by the row at work; None: before any row."""
     last_beat: tuple[int, float] = (-1, 0.0)
@@ -87,6 +112,19 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         return None if self.process is None else self.process.pid
+
+    def take(self, row: int) -> None:
+        """Give a row a slot here."""
+        taken = set(self.slots.values())
+        self.slots[row] = next(slot for slot in range(self.num_slots) if slot not in taken)
+
+    def give_away(self, row: int) -> None:
+        """Free the slot of a row, also in the process."""
+        slot = self.slots.pop(row)
+        self.resident.discard(row)
+        if self.channel is not None:
+            self.channel.queue({"op": "vacate", "slot": slot})
+            self.waiting.append("vacate")
 
     def read_log(self, fd: int) -> bool:
         """Take over what the worker printed; False at its end."""
@@ -141,7 +179,7 @@ class WorkerProcess:
         start = {
             "op": "start",
             "index": self.index,
-            "rows": list(self.rows),
+            "num_slots": self.num_slots,
             "shape": settings.shape,
             "backend": settings.backend,
             "options": dict(settings.options),
@@ -157,6 +195,7 @@ class WorkerProcess:
         self.process = self.channel = None
         self.waiting.clear()
         self.resident.clear()
+        self.prepared.clear()
         self.chunk_length = 0
         if channel is not None:
             channel.sock.close()

@@ -124,6 +124,10 @@ class LiberoBackend:
         stepper = self._stepper_of(find_task(spec.suite, spec.task_id))
         self._episodes[slot] = _unpack_episode(stepper, spec, record)
 
+    def vacate(self, slot: int) -> None:
+        """Forget the slot's episode; its scene stays for others as `max_scenes` allows."""
+        self._episodes[slot] = None
+
     def close(self) -> None:
         """Free OpenGL's memory and every scene."""
         if self._renderer is not None:

@@ -2,7 +2,8 @@
 
 `EpisodeSpec.task_id` is the time limit in control steps. `EpisodeSpec.suite` names a fault and where it strikes, as in
 "pendulum", "segfault in step 3", "hang in reset", "slow in reset" (2.5 s) or "raise in render"; `fault_file` limits it to one
-time: a fault strikes only where it can create that file.
+time: a fault strikes only where it can create that file. No worker starts on one of `broken_devices`, or only while
+`fault_file` does not exist.
 """
 
 from __future__ import annotations
@@ -38,7 +39,18 @@ class PendulumBackend:
     action_dim = 1
     proprio_dim = 2
 
-    def __init__(self, *, num_slots: int, cameras: tuple[str, ...], image_size: int, fault_file: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        num_slots: int,
+        cameras: tuple[str, ...],
+        image_size: int,
+        fault_file: str | None = None,
+        broken_devices: tuple[str, ...] = (),
+    ) -> None:
+        device = os.environ.get("MUJOCO_EGL_DEVICE_ID")
+        if device in broken_devices and (fault_file is None or Path(fault_file).exists()):
+            raise SimError(f"device {device} is broken")
         self._model = mujoco.MjModel.from_xml_string(_MODEL)
         for camera in cameras:
             if mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_CAMERA, camera) < 0:
@@ -46,6 +58,7 @@ class PendulumBackend:
         self._data = [mujoco.MjData(self._model) for _ in range(num_slots)]
         self._specs: list[EpisodeSpec | None] = [None] * num_slots
         self._steps = [0] * num_slots
+        os.environ.pop("MUJOCO_EGL_DEVICE_ID", None)  # the numbers of the tests' devices are made up
         self._renderer = mujoco.Renderer(self._model, image_size, image_size)
         self._fault_file = fault_file
 
@@ -98,6 +111,9 @@ class PendulumBackend:
         self._strike(slot, "load")
         mujoco.mj_setState(self._model, self._data[slot], numbers, _STATE)
         mujoco.mj_forward(self._model, self._data[slot])
+
+    def vacate(self, slot: int) -> None:
+        self._specs[slot] = None
 
     def close(self) -> None:
         self._renderer.close()

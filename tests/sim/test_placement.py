@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_rl.sim.placement import place, share_out
+from vla_rl.sim.placement import place, rebalance, share_out
 
 costs_of = st.lists(st.floats(0.1, 100), min_size=1, max_size=40)
 weights_of = st.lists(st.floats(0.1, 100), min_size=1, max_size=8)
@@ -82,3 +82,31 @@ def test_share_out_keeps_its_bound(costs: list[float], weights: list[float]) -> 
 def test_what_cannot_be_placed(arguments: tuple, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         place(*arguments)
+
+
+def test_rebalance_by_hand() -> None:
+    """Loads 3 + 2 + 1 = 6 and 0.5: moving the 3 leaves 3 and 3.5, moving the 2 would leave 4."""
+    assert rebalance([0, 0, 0, 1], [[3.0] * 2, [2.0] * 2, [1.0] * 2, [0.5] * 2]) == [1, 0, 0, 1]
+    # 10 and 9 differ by less than what a move is worth.
+    assert rebalance([0, 1], [[10.0] * 2, [9.0] * 2]) == [0, 1]
+    # Worker 1 would have to compile for 5 s what worker 0 runs in 1 s; worker 2 is ready.
+    assert rebalance([0, 0], [[1.0, 6.0, 1.0], [1.0, 6.0, 1.0]]) in ([2, 0], [0, 2])
+    assert rebalance([0, 0], [[1.0, 6.0], [1.0, 6.0]]) == [0, 0]
+    assert rebalance([], []) == []
+
+
+@given(st.data(), costs_of, st.integers(1, 6))
+def test_rebalancing_never_lengthens_the_longest_worker(data: st.DataObject, costs: list[float], workers: int) -> None:
+    """With equal workers it ends within one row and the gain of the best there is, and a second call has nothing to do."""
+    start = data.draw(st.lists(st.integers(0, workers - 1), min_size=len(costs), max_size=len(costs)))
+
+    def longest(worker_of: list[int]) -> float:
+        return max(
+            math.fsum(cost for cost, own in zip(costs, worker_of, strict=True) if own == worker) for worker in range(workers)
+        )
+
+    seconds = [[cost] * workers for cost in costs]
+    found = rebalance(start, seconds)
+    assert longest(found) <= longest(start) + 1e-9
+    assert longest(found) <= (math.fsum(costs) / workers + max(costs)) / 0.9 + 1e-6
+    assert rebalance(found, seconds) == found
