@@ -117,6 +117,29 @@ def bench_sim(
     show(sim_report.tables(found), sim_report.to_dict(found), json_path, as_markdown)
 
 
+@bench.command("fidelity")
+def bench_fidelity(
+    suites: Annotated[str, typer.Option(help="Suites, separated by commas; by default the five standard ones.")] = "",
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks of each suite, evenly spread.")] = 4,
+    steps: Annotated[int, typer.Option(min=0, help="Random actions a task.")] = 200,
+    expert: Annotated[bool, typer.Option(help="Also an episode of the scripted expert.")] = True,
+    quality: Annotated[bool, typer.Option(help="Also compare fast pictures with exact ones.")] = True,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Compare the simulator with LIBERO's own, step by step and pixel by pixel; exit code 1 where they differ."""
+    from vla_rl.bench import fidelity, fidelity_report
+    from vla_rl.bench.output import show
+
+    chosen = tuple(suites.split(",")) if suites else fidelity.STANDARD_SUITES
+    sizes = fidelity.QUALITY_SIZES if quality else ()
+    settings = fidelity.FidelitySettings(suites=chosen, tasks=tasks, steps=steps, expert=expert, quality_sizes=sizes)
+    found = fidelity.measure(settings)
+    show(fidelity_report.tables(found, settings), fidelity_report.to_dict(found, settings), json_path, as_markdown)
+    if not all(target.met for target in fidelity_report.targets(found)):
+        raise typer.Exit(1)
+
+
 @app.command()
 def doctor() -> None:
     """Check GL, simulators, GPU, ROS, and say how to mend what is missing."""

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vla_rl.bench.spread import Target
+
 
 def show(tables: Sequence[Table], record: dict[str, Any], json_path: str | None, as_markdown: bool = False) -> None:
     """Print the tables, and write `record` to `json_path`; "-" means standard output, and the tables then go to the other.
@@ -21,7 +23,9 @@ def show(tables: Sequence[Table], record: dict[str, Any], json_path: str | None,
         if as_markdown:
             print(markdown(table), end="\n\n", file=stream)
         else:
-            Console(file=stream).print(table)
+            # Without a terminal nothing tells how wide the lines may be; these tables are wider than rich's guess.
+            console = Console(file=stream)
+            Console(file=stream, width=console.width if console.is_terminal else 150).print(table)
     text = json.dumps(record, indent=1)
     if json_path == "-":
         print(text)
@@ -39,3 +43,16 @@ def markdown(table: Table) -> str:
     parts = [f"{table.title}:\n"] if table.title else []
     parts += rows + ([f"\n{table.caption}"] if table.caption else [])
     return "\n".join(parts)
+
+
+def target_table(targets: Sequence[Target]) -> Table:
+    """What was asked, what was found, and whether that is enough."""
+    table = Table(title="targets")
+    for heading in ("target", "wanted", "measured", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("target", "verdict") else "right")
+    for target in targets:
+        measured = "-" if target.value is None else f"{target.value.text()} {target.unit}".strip()
+        note = f"; {target.note}" if target.note else ""
+        wanted = f"{target.relation} {target.wanted:g} {target.unit}".strip()
+        table.add_row(target.name, wanted, measured + note, target.verdict)
+    return table

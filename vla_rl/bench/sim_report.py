@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from vla_rl.bench.output import target_table
 from vla_rl.bench.sim import Measurement, ScalePoint, SimBenchmark
 from vla_rl.bench.spread import Spread, Target, ratios
 from vla_rl.machine import describe_machine
@@ -62,7 +63,7 @@ def _ms(measurement: Measurement, kind: str) -> Spread | None:
 
 def tables(benchmark: SimBenchmark) -> list[Table]:
     """For the terminal and, by `markdown`, for documents."""
-    made = [_speed_table(benchmark), _target_table(targets(benchmark))]
+    made = [_speed_table(benchmark), target_table(targets(benchmark))]
     if benchmark.scaling:
         made.insert(1, _scaling_table(benchmark.scaling))
     return made
@@ -109,17 +110,6 @@ def _scaling_table(points: Sequence[ScalePoint]) -> Table:
             further = f"{(point.memory_mib - previous.memory_mib) / (point.num_envs - previous.num_envs):.2f}"
         memory = "-" if point.memory_mib is None else f"{point.memory_mib:.0f}"
         table.add_row(str(point.num_envs), rate.text(), f"{1000 * point.num_envs / rate.median:.1f}", memory, further)
-    return table
-
-
-def _target_table(wanted: Sequence[Target]) -> Table:
-    table = Table(title="targets")
-    for heading in ("target", "wanted", "measured", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("target", "verdict") else "right")
-    for target in wanted:
-        measured = f"{_text(target.value)} {target.unit}".strip() if target.value else "-"
-        note = f"; {target.note}" if target.note else ""
-        table.add_row(target.name, f"{target.relation} {target.wanted:g} {target.unit}", measured + note, target.verdict)
     return table
 
 

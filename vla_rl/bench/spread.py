@@ -32,6 +32,8 @@ class Spread:
 
     def text(self, digits: int | None = None) -> str:
         """`12.3 (11.8-13.0)`; by default with three significant digits of the median."""
+        if 0 < abs(self.median) < 0.01:
+            return f"{self.median:.1e}"
         if digits is None:
             digits = 2 if abs(self.median) < 10 else 1 if abs(self.median) < 100 else 0
         middle = f"{self.median:.{digits}f}"
