@@ -80,7 +80,7 @@ def _speed_table(benchmark: SimBenchmark) -> Table:
         table.add_column(heading, justify="left" if heading == "system" else "right")
     for measurement in benchmark.measurements.values():
         if measurement.problem:
-            table.add_row(measurement.title, measurement.problem)
+            table.add_row(measurement.title, "not measured")
             continue
         cells = [Spread.of(rates).text() if rates else "-" for rates in (measurement.rates, measurement.cpu_rates)]
         cells += [_text(_ms(measurement, kind)) for kind in ("settled", "unsettled")]
@@ -88,8 +88,12 @@ def _speed_table(benchmark: SimBenchmark) -> Table:
         cells.append("-" if measurement.mib_per_env is None else f"{measurement.mib_per_env:.1f}")
         table.add_row(measurement.title, *cells)
     foreign = [cores for measurement in benchmark.measurements.values() for cores in measurement.foreign_cores]
+    notes = [
+        f"{measurement.title}: {measurement.problem}" for measurement in benchmark.measurements.values() if measurement.problem
+    ]
     if foreign:
-        table.caption = f"other processes used {Spread.of(foreign).text()} CPU cores meanwhile"
+        notes.append(f"Other processes used {Spread.of(foreign).text()} CPU cores meanwhile.")
+    table.caption = "\n".join(notes) or None
     return table
 
 
