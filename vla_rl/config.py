@@ -51,6 +51,8 @@ class SimConfig(Section):
     """Side of the rendered square images, px."""
     render_quality: Literal["exact", "fast"] = "fast"
     """exact: the benchmark's own picture; fast: visual meshes at the level of detail that the image size can show."""
+    antialiasing: Positive = 4
+    """Samples a pixel: MSAA in exact pictures (4 is the benchmark's own), supersampling in fast ones; 1: none."""
 
 
 class PolicyConfig(Section):

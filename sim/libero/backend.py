@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla_rl.sim.base import SimError, StepResult
-from vla_rl.sim.libero.camera import Renderer
+from vla_rl.sim.libero.camera import Renderer, check_antialiasing
 from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState
 from vla_rl.sim.libero.engine import mujoco
 from vla_rl.sim.libero.scene import Scene
@@ -47,16 +47,21 @@ class LiberoBackend:
         cameras: Sequence[str] = ("agentview",),
         image_size: int = 128,
         render_quality: str = "exact",
+        antialiasing: int = 4,
         max_scenes: int = 4,
     ) -> None:
-        """Raises `SimError` for an unknown render quality, or where offscreen rendering does not work."""
+        """`antialiasing` is in samples a pixel: MSAA in exact frames, supersampling in fast ones.
+
+        Raises `SimError` for an unknown render quality or antialiasing, or where offscreen rendering does not work.
+        """
         if render_quality not in RENDER_QUALITIES:
             raise SimError(f"LIBERO has no render_quality {render_quality!r}; choose one of: {', '.join(RENDER_QUALITIES)}")
         self._cameras, self._max_scenes = tuple(cameras), max_scenes
         self._stages = Stages(render_quality, image_size)
         self._steppers: OrderedDict[LiberoTask, Stepper] = OrderedDict()
         self._episodes: list[Episode | None] = [None] * num_slots
-        self._renderer = Renderer(render_quality, max(max_scenes, num_slots)) if self._cameras else None
+        samples = check_antialiasing(antialiasing, render_quality)
+        self._renderer = Renderer(render_quality, samples, max(max_scenes, num_slots)) if self._cameras else None
 
     # -- the Backend protocol ----------------------------------------------------------------------------------------
     def reset(self, slot: int, spec: EpisodeSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
+import math
 import sys
 import weakref
 from collections import OrderedDict
@@ -14,12 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from vla_rl.sim.base import SimError
 from vla_rl.sim.libero.engine import choose_platform, mujoco, rendering_failure
 from vla_rl.sim.libero.scene import Scene
 from vla_rl.sim.libero.stage import Stage
 
 MAX_GEOMS = 1000
 """As robosuite's renderer has it."""
+MSAA_SAMPLES = (1, 2, 4, 8)
+"""A pixel, that exact frames can have; 1: no antialiasing, 4: MuJoCo's default, which LIBERO keeps."""
+SUPERSAMPLES = (1, 4, 9, 16)
+"""A pixel, that fast frames can have: they are drawn larger, which costs less than MSAA on software OpenGL."""
 
 
 class Frames(Protocol):
@@ -46,9 +52,6 @@ def _current(context: Any) -> Iterator[None]:
 class ExactFrames:
     """Frames as LIBERO's own observations have them, pixel for pixel."""
 
-    SAMPLES = 4
-    """MSAA; MuJoCo's default, which LIBERO keeps."""
-
     def __init__(self, model: mujoco.MjModel, options: mujoco.MjvOption) -> None:
         self._model, self._options = model, options
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
@@ -68,21 +71,34 @@ class ExactFrames:
 class _StageGraphics:
     """What OpenGL holds of one compiled scene."""
 
-    def __init__(self, model: mujoco.MjModel, render_quality: str, size: int) -> None:
+    def __init__(self, model: mujoco.MjModel, render_quality: str, samples: int, size: int) -> None:
         options = mujoco.MjvOption()
         options.geomgroup[0] = 0  # collision shapes
         self.size = size
         if render_quality == "fast":
-            from vla_rl.sim.libero.detail import FAST_SAMPLING
             from vla_rl.sim.libero.fast_frames import FastFrames
 
-            self.frames: Frames = FastFrames(model, options, FAST_SAMPLING, MAX_GEOMS)
-            scale, samples = FAST_SAMPLING.scale, FAST_SAMPLING.msaa
+            scale, msaa = math.isqrt(samples), 0
+            self.frames: Frames = FastFrames(model, options, scale, MAX_GEOMS)
         else:
-            self.frames, scale, samples = ExactFrames(model, options), 1, ExactFrames.SAMPLES
+            scale, msaa = 1, samples if samples > 1 else 0
+            self.frames = ExactFrames(model, options)
         model.vis.global_.offwidth = model.vis.global_.offheight = size * scale
-        model.vis.quality.offsamples = samples
+        model.vis.quality.offsamples = msaa
         self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        if self.context.offSamples != msaa:
+            offered = self.context.offSamples
+            self.context.free()
+            raise SimError(f"OpenGL offers {max(1, offered)} samples a pixel here, not antialiasing={samples}; set that")
+
+
+def check_antialiasing(samples: int, render_quality: str) -> int:
+    """The samples a pixel, if frames of this quality can have so many; raises `SimError` otherwise."""
+    allowed = SUPERSAMPLES if render_quality == "fast" else MSAA_SAMPLES
+    if samples not in allowed:
+        known = ", ".join(map(str, allowed))
+        raise SimError(f"antialiasing={samples!r} is not possible with render_quality={render_quality}; choose one of: {known}")
+    return samples
 
 
 class Renderer:
@@ -91,8 +107,8 @@ class Renderer:
     At most `max_stages` scenes stay in OpenGL's memory; the one that was not drawn for longest goes first.
     """
 
-    def __init__(self, render_quality: str, max_stages: int) -> None:
-        self._render_quality, self._max_stages = render_quality, max_stages
+    def __init__(self, render_quality: str, samples: int, max_stages: int) -> None:
+        self._render_quality, self._samples, self._max_stages = render_quality, samples, max_stages
         self._graphics: OrderedDict[Stage, _StageGraphics] = OrderedDict()
         platform = choose_platform()
         try:
@@ -134,7 +150,7 @@ class Renderer:
         if graphics is None:
             while len(self._graphics) >= self._max_stages:
                 self.forget(next(iter(self._graphics)))
-            graphics = self._graphics[stage] = _StageGraphics(stage.model, self._render_quality, size)
+            graphics = self._graphics[stage] = _StageGraphics(stage.model, self._render_quality, self._samples, size)
         self._graphics.move_to_end(stage)
         return graphics
 

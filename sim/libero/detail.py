@@ -62,20 +62,6 @@ def mesh_of(model: mujoco.MjModel, mesh_id: int) -> Mesh:
     )
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a frame is antialiased: rendered `scale` times larger with `msaa` samples a pixel, then averaged down."""
-
-    scale: int
-    msaa: int
-
-
-EXACT_SAMPLING = Sampling(scale=1, msaa=4)
-"""What LIBERO ships with."""
-FAST_SAMPLING = Sampling(scale=2, msaa=0)
-"""Four samples a pixel as well, at well under the cost of MSAA on software OpenGL."""
-
-
 def faces_wanted(
     area: Float[np.ndarray, "*G"] | float, pixels_per_metre: Float[np.ndarray, "*G"] | float, image_size: int
 ) -> Float[np.ndarray, "*G"]:

@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from vla_rl.sim.libero.detail import Sampling, faces_wanted, level_table
+from vla_rl.sim.libero.detail import faces_wanted, level_table
 
 _BACKGROUND_BYTES = 2**26
 """Memory for backgrounds of one model, in which every placement of the furniture has its own."""
@@ -124,8 +124,9 @@ class FastFrames:
     Reflections are drawn in backgrounds only: a frame with them costs twice, and a LIBERO stove shows little of what moves.
     """
 
-    def __init__(self, model: mujoco.MjModel, options: mujoco.MjvOption, sampling: Sampling, max_geoms: int = 1000) -> None:
-        self._model, self._options, self._scale = model, options, sampling.scale
+    def __init__(self, model: mujoco.MjModel, options: mujoco.MjvOption, scale: int, max_geoms: int = 1000) -> None:
+        """Frames are drawn `scale` times larger in each direction and averaged down."""
+        self._model, self._options, self._scale = model, options, scale
         self._scene = mujoco.MjvScene(model, maxgeom=max_geoms)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._camera = mujoco.MjvCamera()

@@ -27,6 +27,7 @@ def open_sim(config: Config) -> VectorSim:
         cameras=sim.cameras,
         image_size=sim.image_size,
         render_quality=sim.render_quality,
+        antialiasing=sim.antialiasing,
     )
 
 

@@ -1,17 +1,19 @@
-"""A scripted expert for LIBERO's pick-and-place tasks."""
+"""A scripted expert for LIBERO's tasks."""
 
+from vla_rl.sim.libero.expert.expert import TaskExpert
+from vla_rl.sim.libero.expert.goals import Subgoal, parse_goals
 from vla_rl.sim.libero.expert.noise import ActionNoise, NoiseSettings
-from vla_rl.sim.libero.expert.pick_place import ExpertStep, PickPlaceExpert, PlaceGoal, Skill, parse_goals
 from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView
+from vla_rl.sim.libero.expert.skills import ExpertStep, Skill
 
 __all__ = [
     "ActionNoise",
     "ExpertError",
     "ExpertStep",
     "NoiseSettings",
-    "PickPlaceExpert",
-    "PlaceGoal",
     "SceneView",
     "Skill",
+    "Subgoal",
+    "TaskExpert",
     "parse_goals",
 ]

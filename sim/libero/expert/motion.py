@@ -45,22 +45,47 @@ def funnel(
     return _quiet(command), arrived
 
 
-def orientation_command(
-    rotation: Float64[np.ndarray, "3 3"], yaw: float, lean: Float64[np.ndarray, "3"]
-) -> Float64[np.ndarray, "3"]:
-    """Turn the hand to point down with a yaw and a lean (axis-angle); exactly 0 within the tolerance.
+def straight(
+    position: Float64[np.ndarray, "3"], start: Float64[np.ndarray, "3"], target: Float64[np.ndarray, "3"]
+) -> tuple[Float64[np.ndarray, "3"], bool]:
+    """Along the line from `start` to `target`, back onto it first where the hand is beside it; and whether it arrived."""
+    error = target - position
+    way = target - start
+    length = float(np.linalg.norm(way))
+    if length > 1e-6:
+        along = way / length
+        aside = error - (error @ along) * along
+        off = float(np.linalg.norm(aside))
+        error = aside + (error @ along) * along * float(np.clip(1.0 - (off - 0.004) / 0.01, 0.0, 1.0))
+    command = GAIN * error
+    command *= min(1.0, SPEED / max(float(np.linalg.norm(command)), 1e-9))
+    return _quiet(command), bool(np.linalg.norm(target - position) < ARRIVED[0])
+
+
+def turn_to(
+    rotation: Float64[np.ndarray, "3 3"], wanted: Float64[np.ndarray, "3 3"], tolerance: float
+) -> tuple[Float64[np.ndarray, "3"], float]:
+    """The command that turns the hand to an orientation, exactly 0 within the tolerance, and the angle that is missing, rad.
 
     The controller turns by the commanded axis-angle from where the hand is, and keeps that goal while commands are 0:
     commanding the whole error therefore sets the absolute goal, which the zeros that follow hold.
     """
-    turn, tilt, wanted, quaternion, error = np.empty(4), np.empty(4), np.empty(9), np.empty(4), np.empty(3)
+    quaternion, error = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, (wanted @ rotation.T).reshape(9))
+    mujoco.mju_quat2Vel(error, quaternion, 1.0)
+    size = float(np.linalg.norm(error))
+    if size < tolerance:
+        return np.zeros(3), size
+    return error / size * min(size / ROTATION_UNIT, ROTATION_SPEED), size
+
+
+def orientation_command(
+    rotation: Float64[np.ndarray, "3 3"], yaw: float, lean: Float64[np.ndarray, "3"]
+) -> Float64[np.ndarray, "3"]:
+    """Turn the hand to point down with a yaw and a lean (axis-angle); exactly 0 within the tolerance."""
+    turn, tilt, wanted, quaternion = np.empty(4), np.empty(4), np.empty(9), np.empty(4)
     mujoco.mju_axisAngle2Quat(turn, np.array([0.0, 0.0, 1.0]), yaw)
     mujoco.mju_axisAngle2Quat(tilt, np.divide(lean, max(float(np.linalg.norm(lean)), 1e-9)), float(np.linalg.norm(lean)))
     mujoco.mju_mulQuat(quaternion, tilt, turn)
     mujoco.mju_quat2Mat(wanted, quaternion)
-    mujoco.mju_mat2Quat(quaternion, (wanted.reshape(3, 3) @ DOWN @ rotation.T).reshape(9))
-    mujoco.mju_quat2Vel(error, quaternion, 1.0)
-    size = float(np.linalg.norm(error))
-    if size < ROTATION_TOLERANCE:
-        return np.zeros(3)
-    return error / size * min(size / ROTATION_UNIT, ROTATION_SPEED)
+    return turn_to(rotation, wanted.reshape(3, 3) @ DOWN, ROTATION_TOLERANCE)[0]

@@ -1,26 +1,17 @@
-"""A scripted expert for pick-and-place goals, closed-loop at every control step.
+"""Pick an object up and put it on or into something, closed-loop at every control step.
 
-It reads poses from the simulator, so that it recovers from pushes, slips and drops; every step carries the name of the
-skill that produced it. Commands are exactly 0 where nothing is needed: a rotation command that is merely small would
-re-anchor the orientation goal of robosuite's controller, and action tokens have an exact bin for 0.
-
-Legend: actions [7] = translation (3, 1 is 0.05 m a step), rotation (3, axis-angle, 1 is 0.5 rad), gripper (-1 open, +1 close).
+It reads poses from the simulator, so that it recovers from pushes, slips and drops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-
 import numpy as np
-from jaxtyping import Float32
 
 from vla_rl.sim.libero.expert.grasps import CLEARANCE, FINGER, OPENING, PALM, PALM_HALF, TIP, Grasp, plan_grasp
 from vla_rl.sim.libero.expert.motion import SPEED, funnel, orientation_command
-from vla_rl.sim.libero.expert.scene_view import STRETCHED, ExpertError, SceneView, disc, highest_on_the_way
+from vla_rl.sim.libero.expert.scene_view import STRETCHED, SceneView, disc, highest_on_the_way
+from vla_rl.sim.libero.expert.skills import CLOSE, OPEN, Command, Skill
 
-OPEN, CLOSE = -1.0, 1.0
 MARGIN = 0.02
 """Room that is kept above obstacles, m."""
 AT_REST = 0.05
@@ -29,69 +20,28 @@ REACHING_STEPS = 100
 """Control steps after which a grasp that was not reached counts as failed."""
 OPENING_STEPS, CLOSING_STEPS, RETREAT_STEPS = 15, 15, 12
 """Control steps that opening, closing and withdrawing may take."""
-PICK_PLACE_PREDICATES = ("in", "on")
 
 
-class Skill(StrEnum):
-    REACH = "reach"
-    GRASP = "grasp"
-    LIFT = "lift"
-    CARRY = "carry"
-    PLACE = "place"
-    RELEASE = "release"
-    RETREAT = "retreat"
-    HOLD = "hold"
+class PlaceManeuver:
+    """Puts one object into or onto a target (an object or a region)."""
 
-
-@dataclass(frozen=True)
-class ExpertStep:
-    """What the expert would do now."""
-
-    action: Float32[np.ndarray, "7"]
-    skill: Skill
-
-
-@dataclass(frozen=True)
-class PlaceGoal:
-    """Put `object` into or onto `target` (an object or a region)."""
-
-    object: str
-    target: str
-    inside: bool
-
-
-def parse_goals(goal_state: Sequence[Sequence[str]]) -> list[PlaceGoal]:
-    """The BDDL goal as pick-and-place steps; raises `ExpertError` for any other predicate."""
-    goals = []
-    for predicate in goal_state:
-        if len(predicate) != 3 or predicate[0].lower() not in PICK_PLACE_PREDICATES:
-            known = ", ".join(PICK_PLACE_PREDICATES)
-            raise ExpertError(f"the expert knows pick-and-place goals ({known}), not {list(predicate)}")
-        goals.append(PlaceGoal(predicate[1], predicate[2], predicate[0].lower() == "in"))
-    return goals
-
-
-class PickPlaceExpert:
-    """Solves the goals one after the other; make a new one for every episode."""
-
-    def __init__(self, goal_state: Sequence[Sequence[str]]) -> None:
-        self._goals = parse_goals(goal_state)
-        self._next = 0
+    def __init__(self, name: str, target: str, failed: list[Grasp]) -> None:
+        """`failed` are grasps of the object that failed before; those that fail now are added."""
+        self._object, self._target, self._failed = name, target, failed
         self._skill = Skill.REACH
         self._grasp: Grasp | None = None
-        self._failed: list[Grasp] = []
         self._release = self._below = self._half_width = self._grip_width = 0.0
         self._lean = np.zeros(3)
         self._since = 0
         self._opening = 1.0
+        self.done = False
 
     @property
-    def done(self) -> bool:
-        """Everything is placed and the hand has withdrawn."""
-        return self._skill is Skill.HOLD
+    def skill(self) -> Skill:
+        return self._skill
 
-    def act(self, scene: SceneView) -> ExpertStep:
-        """The action for the present state; call it once a control step. Raises `ExpertError` when no grasp is free."""
+    def act(self, scene: SceneView) -> Command:
+        """Raises `ExpertError` when no grasp is free."""
         if self._skill in (Skill.LIFT, Skill.CARRY, Skill.PLACE) and self._slipped(scene):
             self._enter(Skill.REACH)
         step = {
@@ -102,7 +52,6 @@ class PickPlaceExpert:
             Skill.PLACE: self._transport,
             Skill.RELEASE: self._open,
             Skill.RETREAT: self._retreat,
-            Skill.HOLD: self._hold,
         }[self._skill]
         self._since += 1
         translation, gripper = step(scene)
@@ -112,11 +61,11 @@ class PickPlaceExpert:
         if self._skill is not Skill.GRASP:
             translation = SPEED * inwards if distance > STRETCHED else translation
             rotation = orientation_command(scene.grip_rotation, self._grasp.yaw if self._grasp else 0.0, self._lean)
-        return ExpertStep(np.array([*translation, *rotation, gripper], dtype=np.float32), self._skill)
+        return Command(translation, rotation, gripper)
 
     # -- skills: each returns a translation command and a gripper command, and may move on to the next skill ----------
     def _reach(self, scene: SceneView) -> tuple[np.ndarray, float]:
-        name, grip = self._goals[self._next].object, scene.grip_position
+        name, grip = self._object, scene.grip_position
         grasp = self._grasp
         if grasp is None or grasp.is_stale(scene, name) or self._since > REACHING_STEPS:
             if scene.speed(name) > AT_REST:
@@ -124,7 +73,7 @@ class PickPlaceExpert:
             if grasp is not None and self._since > REACHING_STEPS:
                 self._failed.append(grasp)
                 self._enter(Skill.REACH)
-            grasp = self._grasp = plan_grasp(scene, name, self._spot(scene, self._goals[self._next]), self._failed)
+            grasp = self._grasp = plan_grasp(scene, name, self._spot(scene), self._failed)
             self._lean = scene.lean(grasp.position(scene, name))
         target = grasp.position(scene, name)
         if scene.gripper_opening < OPENING and self._since < OPENING_STEPS:
@@ -138,7 +87,7 @@ class PickPlaceExpert:
         return command, OPEN
 
     def _close(self, scene: SceneView) -> tuple[np.ndarray, float]:
-        name = self._goals[self._next].object
+        name = self._object
         assert self._grasp is not None
         if self._slipped(scene):
             self._enter(Skill.REACH)
@@ -154,10 +103,9 @@ class PickPlaceExpert:
         return np.zeros(3), CLOSE
 
     def _transport(self, scene: SceneView) -> tuple[np.ndarray, float]:
-        goal = self._goals[self._next]
-        grip, held, spot = scene.grip_position, scene.position(goal.object), self._spot(scene, goal)
+        grip, held, spot = scene.grip_position, scene.position(self._object), self._spot(scene)
         target = np.array([*(grip[:2] + spot[:2] - held[:2]), self._release + grip[2] - held[2]])
-        top = highest_on_the_way(scene, held, spot, half_width=self._half_width, without=goal.object)
+        top = highest_on_the_way(scene, held, spot, half_width=self._half_width, without=self._object)
         height = self._within_reach(scene, top + self._below + MARGIN + grip[2] - held[2], target[2])
         command, arrived = funnel(grip, target, height, radius=0.025)
         if arrived:
@@ -170,7 +118,7 @@ class PickPlaceExpert:
         return command, CLOSE
 
     def _open(self, scene: SceneView) -> tuple[np.ndarray, float]:
-        name = self._goals[self._next].object
+        name = self._object
         free = scene.gripper_opening > self._grip_width + 0.01 and not scene.fingers_touch(name).any()
         if (free and self._since > 3) or self._since > 25:
             self._enter(Skill.RETREAT)
@@ -178,13 +126,8 @@ class PickPlaceExpert:
 
     def _retreat(self, scene: SceneView) -> tuple[np.ndarray, float]:
         if self._since > RETREAT_STEPS:
-            placed = self._placed(scene, self._goals[self._next])
-            self._next += int(placed)
-            self._enter(Skill.HOLD if self._next == len(self._goals) else Skill.REACH)
+            self.done = True
         return np.array([0.0, 0.0, 0.5]), OPEN
-
-    def _hold(self, scene: SceneView) -> tuple[np.ndarray, float]:
-        return np.zeros(3), OPEN
 
     # -- plans -------------------------------------------------------------------------------------------------------
     def _enter(self, skill: Skill) -> None:
@@ -195,20 +138,20 @@ class PickPlaceExpert:
 
     def _plan_release(self, scene: SceneView) -> None:
         """The height of the object's origin at the release: on what lies below, with the hand above its rim."""
-        goal, grip, origin = self._goals[self._next], scene.grip_position, scene.position(self._goals[self._next].object)
-        box = scene.bounds(goal.object)
+        grip, origin = scene.grip_position, scene.position(self._object)
+        box = scene.bounds(self._object)
         self._grip_width = scene.gripper_opening
         self._below = origin[2] - box.low[2]
         self._half_width = float((box.high - box.low)[:2].max() / 2)
-        spot = self._spot(scene, goal)
-        floor = float(scene.heights(disc(spot[:2], 0.6 * self._half_width), without=goal.object).max())
-        rim = float(scene.heights(disc(grip[:2] - origin[:2] + spot[:2], PALM_HALF[0]), without=goal.object).max())
+        spot = self._spot(scene)
+        floor = float(scene.heights(disc(spot[:2], 0.6 * self._half_width), without=self._object).max())
+        rim = float(scene.heights(disc(grip[:2] - origin[:2] + spot[:2], PALM_HALF[0]), without=self._object).max())
         self._release = max(floor + self._below + 0.006, rim + 0.01 - PALM - (grip[2] - origin[2]))
 
-    def _spot(self, scene: SceneView, goal: PlaceGoal) -> np.ndarray:
-        if scene.has_body(goal.target):
-            return scene.bounds(goal.target).centre
-        return scene.region(goal.target).centre
+    def _spot(self, scene: SceneView) -> np.ndarray:
+        if scene.has_body(self._target):
+            return scene.bounds(self._target).centre
+        return scene.region(self._target).centre
 
     def _within_reach(self, scene: SceneView, height: float, lowest: float) -> float:
         return min(height, max(scene.ceiling(scene.grip_position[:2]), lowest))
@@ -216,9 +159,5 @@ class PickPlaceExpert:
     def _slipped(self, scene: SceneView) -> bool:
         """The place that was gripped is no longer between the fingers; the object may well have turned there."""
         assert self._grasp is not None
-        gripped = self._grasp.position(scene, self._goals[self._next].object)
+        gripped = self._grasp.position(scene, self._object)
         return bool(np.linalg.norm(gripped - scene.grip_position) > 0.03)
-
-    def _placed(self, scene: SceneView, goal: PlaceGoal) -> bool:
-        spot, at = self._spot(scene, goal), scene.position(goal.object)
-        return bool(np.linalg.norm(spot[:2] - at[:2]) < 0.06)

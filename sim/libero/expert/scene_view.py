@@ -140,8 +140,24 @@ class SceneView:
 
     def geoms_of(self, name: str) -> np.ndarray:
         """Collision geoms of an object, its movable parts included."""
-        inside = self._descendants(self.body_id(name))
+        return self.geoms_below(self.body_id(name))
+
+    def geoms_below(self, body: int) -> np.ndarray:
+        """Collision geoms of a body and all that hangs on it."""
+        inside = self._descendants(body)
         return self._obstacles[inside[self.model.geom_bodyid[self._obstacles]]]
+
+    def ancestors(self, body: int) -> list[int]:
+        """A body and those that it hangs on, up to the world, which is left out."""
+        chain = []
+        while body > 0:
+            chain.append(body)
+            body = int(self.model.body_parentid[body])
+        return chain
+
+    def family(self, name: str) -> list[int]:
+        """An object's root body and all that hangs on it."""
+        return [int(body) for body in np.flatnonzero(self._descendants(self.body_id(name)))]
 
     @functools.cache  # noqa: B019 (a view lives for an episode)
     def _descendants(self, root: int) -> Bool[np.ndarray, "N"]:
@@ -170,7 +186,7 @@ class SceneView:
         geoms = self.geoms_of(name)
         if geoms.size == 0:
             raise ExpertError(f"object {name!r} has no collision shape to grasp")
-        centre, axes, half = self._oriented_boxes(geoms)
+        centre, axes, half = self.oriented_boxes(geoms)
         reach = np.einsum("gij,gj->gi", np.abs(axes), half)
         return Box((centre - reach).min(0), (centre + reach).max(0))
 
@@ -191,7 +207,7 @@ class SceneView:
             top[:] = max(self.data.geom_xpos[geom][2] for geom in self._planes)
         if geoms.size == 0:
             return top
-        centre, axes, half = self._oriented_boxes(geoms)
+        centre, axes, half = self.oriented_boxes(geoms)
         reach = np.einsum("gij,gj->gi", np.abs(axes), half)
         low, high = points.min(0), points.max(0)
         near = ((centre - reach)[:, :2] <= high).all(1) & ((centre + reach)[:, :2] >= low).all(1)
@@ -208,7 +224,17 @@ class SceneView:
         enter, leave = np.minimum(a, b).max(-1), np.maximum(a, b).min(-1)
         return np.maximum(top, np.where(enter <= leave, leave, -np.inf).max(1))
 
-    def _oriented_boxes(self, geoms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @property
+    def floor(self) -> float:
+        """Height of the highest horizontal plane, -inf without one."""
+        return max((float(self.data.geom_xpos[geom][2]) for geom in self._planes), default=-np.inf)
+
+    def boxes(self, without: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centres [G, 3], axes [G, 3, 3] and half sizes [G, 3] of everything but the robot and the geoms of `without`."""
+        return self.oriented_boxes(self._obstacles if without is None else np.setdiff1d(self._obstacles, without))
+
+    def oriented_boxes(self, geoms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Local bounding boxes of collision geoms: centres [G, 3], axes [G, 3, 3] (columns), half sizes [G, 3]."""
         axes = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
         aabb = self.model.geom_aabb[geoms]
         return self.data.geom_xpos[geoms] + np.einsum("gij,gj->gi", axes, aabb[:, :3]), axes, aabb[:, 3:]

@@ -1,14 +1,11 @@
 """Ours against LIBERO's own environment and robosuite's own loop."""
 
-from unittest import mock
-
 import numpy as np
 import pytest
 from libero_cases import CAMERAS, DRAWER, OBJECT, SIZE, STOVE, frame, random_actions, shared_backend
 
-from vla_rl.sim.libero.engine import MjSim
+from vla_rl.bench.published_env import PublishedEnv
 from vla_rl.sim.libero.scene import Scene
-from vla_rl.sim.libero.stage import compile_model
 from vla_rl.sim.libero.tasks import find_task
 from vla_rl.types import EpisodeSpec
 
@@ -48,26 +45,17 @@ def test_stepping_equals_robosuite_bit_for_bit(spec: EpisodeSpec) -> None:
 @pytest.mark.slow
 def test_the_published_protocol_frame_by_frame() -> None:
     """`env.seed(0)`, reset, `set_init_state`, ten no-ops, actions: images, proprioception and success of every step."""
-    from libero.libero.envs import OffScreenRenderEnv
     from robosuite.utils.transform_utils import quat2axisangle
 
-    def linear(cls: type, xml: str) -> MjSim:
-        return cls(compile_model(xml, "exact", SIZE))
-
     backend, task = shared_backend(), find_task(OBJECT.suite, OBJECT.task_id)
-    with mock.patch.object(MjSim, "from_xml_string", classmethod(linear)):
-        env = OffScreenRenderEnv(bddl_file_name=str(task.bddl_path), camera_heights=SIZE, camera_widths=SIZE)
-        env.seed(0)
-        env.reset()
+    env = PublishedEnv(task, SIZE, CAMERAS)
     try:
-        env.set_init_state(task.initial_state(OBJECT.init_state_id))
-        for _ in range(10):
-            observation, _, _, _ = env.step([0.0] * 6 + [-1.0])
+        observation = env.start(OBJECT.init_state_id or 0, look=True)
         backend.reset(0, OBJECT)
         for action in [None, *random_actions(2, 3)]:
             if action is not None:
-                observation, _, done, _ = env.step(action.astype(np.float64))
-                assert backend.step(0, action).success == done
+                observation, success = env.step(action, look=True)
+                assert backend.step(0, action).success == success
             for camera in CAMERAS:
                 assert np.array_equal(frame(backend, 0, camera), observation[f"{camera}_image"]), camera
             rotation = quat2axisangle(observation["robot0_eef_quat"].copy())
