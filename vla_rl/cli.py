@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from vla_rl import data_commands
+
 if TYPE_CHECKING:
     from vla_rl.config import Config
 
@@ -27,6 +29,8 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file or a run directory, then section.key=value overrides."),
 ]
+
+app.add_typer(data_commands.app)
 
 
 def _load(words: list[str] | None) -> tuple[Config, Path | None]:
@@ -137,6 +141,26 @@ def bench_fidelity(
     found = fidelity.measure(settings)
     show(fidelity_report.tables(found, settings), fidelity_report.to_dict(found, settings), json_path, as_markdown)
     if not all(target.met for target in fidelity_report.targets(found)):
+        raise typer.Exit(1)
+
+
+@bench.command("soak")
+def bench_soak(
+    overrides: Overrides = None,
+    minutes: Annotated[float, typer.Option(min=0.01)] = 10.0,
+    kill_every: Annotated[float, typer.Option(min=0.1, help="Mean seconds between two kills.")] = 15.0,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Kill the simulator's workers at random instants; exit code 1 where an episode is lost or changed, or memory leaks."""
+    from vla_rl.bench import soak
+    from vla_rl.bench.output import show
+    from vla_rl.bench.sim_settings import SimSettings
+
+    settings = SimSettings.from_overrides(overrides or [])
+    outcome = soak.soak(soak.of_libero(settings, "fast", 60 * minutes, kill_every))
+    show(soak.tables(outcome), soak.to_dict(outcome), json_path, as_markdown)
+    if not all(target.met is not False for target in soak.targets(outcome)):
         raise typer.Exit(1)
 
 
