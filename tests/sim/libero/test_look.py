@@ -41,7 +41,7 @@ def test_frames_look_as_they_did(suite: str) -> None:
     reference = cv2.imread(str(REFERENCES / f"{suite}.png"))
     assert reference is not None
     picture = draw(suite)
-    assert psnr(picture, reference[..., ::-1]) > 30 and ssim(picture, reference[..., ::-1]) > 0.95
+    assert psnr(picture, reference[..., ::-1]) > 28 and ssim(picture, reference[..., ::-1]) > 0.9
     if suite == "libero_object":
         floor = picture[-SIZE // 16 :, : SIZE // 16].reshape(-1, 3).mean(axis=0)
         assert floor == pytest.approx([173, 165, 157], abs=8)
