@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vla_rl.bench import fidelity, fidelity_report
+from vla_rl.bench.actions import random_actions
 from vla_rl.bench.fidelity import EpisodeComparison, FidelitySettings, PictureQuality, TaskComparison
 from vla_rl.bench.output import markdown
 from vla_rl.sim.base import SimError
@@ -24,9 +25,9 @@ def test_tasks_are_spread_over_a_suite() -> None:
 
 
 def test_random_actions_leave_the_limits_and_keep_some_rotations_exactly_zero() -> None:
-    actions = fidelity.random_actions(1, 30)
+    actions = random_actions(1, 30)
     assert np.abs(actions).max() > 1.1 and not actions[::3, 3:6].any() and actions[1::3, 3:6].all()
-    assert np.array_equal(actions, fidelity.random_actions(1, 30))
+    assert np.array_equal(actions, random_actions(1, 30))
 
 
 def made_up(**changes: float) -> list[TaskComparison]:

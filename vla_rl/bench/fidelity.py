@@ -3,7 +3,7 @@
 Our backend and LIBERO's own environment run the same episodes in lockstep: random actions, and those of the scripted
 expert. Along the way states are kept, at which fast pictures are compared with exact ones.
 
-Legend: H x W image size, D action size.
+Legend: H x W image size.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
+from vla_rl.bench.actions import random_actions
 from vla_rl.bench.image_quality import psnr, ssim
 from vla_rl.bench.published_env import PublishedEnv
 from vla_rl.progress import Progress
 from vla_rl.sim.libero.backend import LiberoBackend
-from vla_rl.sim.libero.expert import ExpertError, PickPlaceExpert, SceneView
+from vla_rl.sim.libero.expert import ExpertError, SceneView, TaskExpert
 from vla_rl.sim.libero.tasks import STANDARD_SUITES, LiberoTask, suite_tasks
 from vla_rl.types import EpisodeSpec
 
@@ -95,13 +96,6 @@ def spread_out(tasks: Sequence[LiberoTask], count: int) -> list[LiberoTask]:
     """`count` of the tasks, the first and the last among them, or all if there are no more."""
     chosen = np.linspace(0, len(tasks) - 1, min(count, len(tasks))).round().astype(int)
     return [tasks[index] for index in chosen]
-
-
-def random_actions(seed: int, count: int) -> Float32[np.ndarray, "count D"]:
-    """Actions beyond the limits, too; every third one with the rotation commands exactly zero, which has a rule of its own."""
-    actions = np.random.default_rng(seed).uniform(-1.2, 1.2, (count, 7)).astype(np.float32)
-    actions[::3, 3:6] = 0
-    return actions
 
 
 def measure(settings: FidelitySettings) -> list[TaskComparison]:
@@ -194,13 +188,13 @@ class _Expert:
 
     def __init__(self, backend: LiberoBackend, max_steps: int) -> None:
         self._backend, self._left = backend, max_steps
-        self._expert: PickPlaceExpert | None = None
+        self._expert: TaskExpert | None = None
         self._has_succeeded = False
 
     def act(self) -> np.ndarray | None:
         """Raises `ExpertError` at the first action of a task that the expert does not know."""
         if self._expert is None:
-            self._expert = PickPlaceExpert(self._backend.goal(0))
+            self._expert = TaskExpert.of(self._backend, 0)
         if self._backend.success(0) and not self._has_succeeded:
             self._has_succeeded, self._left = True, min(self._left, AFTER_SUCCESS)
         self._left -= 1

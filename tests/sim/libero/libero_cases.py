@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from vla_rl.bench.fidelity import random_actions
+from vla_rl.bench.actions import random_actions
 from vla_rl.sim.libero.backend import LiberoBackend
 from vla_rl.types import EpisodeSpec
 
