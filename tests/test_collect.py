@@ -110,7 +110,7 @@ def test_demonstrations_succeed_and_hold_clean_labels(collected: Path) -> None:
 
 def test_stored_actions_succeed_again_bit_for_bit(collected: Path, tmp_path: Path) -> None:
     report = replay(collected)
-    assert (report.episodes, report.successes, report.exact, report.failed) == (3, 3, 3, ())
+    assert (report.episodes, report.successes, report.compared, report.exact, report.failed) == (3, 3, 3, 3, ())
     altered = tmp_path / collected.name
     altered.write_bytes(collected.read_bytes())
     with h5py.File(altered, "r+") as file:

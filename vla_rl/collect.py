@@ -24,22 +24,24 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from vla_rl.data.demonstration import DatasetError
+from vla_rl.data.dataset import ReadOptions
+from vla_rl.data.demonstration import DatasetError, Demonstration
+from vla_rl.data.formats import read_episodes
 from vla_rl.data.libero_hdf5 import (
-    dataset_files,
     episode_names,
     finished_parts,
     merge_parts,
     open_dataset,
     parts_folder,
-    read_demonstrations,
     split_into_parts,
 )
 from vla_rl.progress import Progress
 from vla_rl.sim.base import SimError
+from vla_rl.types import EpisodeSpec
 
 if TYPE_CHECKING:
     from vla_rl.collect_worker import Collection
+    from vla_rl.sim.libero.backend import LiberoBackend
     from vla_rl.sim.libero.expert import NoiseSettings
 
 
@@ -102,44 +104,59 @@ class ReplayReport:
     """What became of stored actions when they were executed again."""
 
     episodes: int
+    """Stored as successes; others are not replayed."""
     successes: int
     """Episodes that succeeded as stored."""
+    compared: int
+    """Episodes that hold the states that they passed through."""
     exact: int
-    """Episodes whose every state was the stored one, bit for bit."""
+    """Of those, how many passed through the same again, bit for bit."""
     failed: tuple[str, ...]
     """Which did not succeed, in words."""
 
 
 def replay(path: Path, limit: int | None = None) -> ReplayReport:
-    """Execute the stored actions of a file or folder again, from the stored specs, without rendering.
+    """Execute the stored actions of a dataset of any format again, from the stored specs, without rendering.
 
-    `limit` is the number of episodes of each file. Raises `DatasetError` for episodes that do not say how they began.
+    `limit` is the number of episodes (of each file, where there are several). Raises `DatasetError` for episodes that do
+    not say how they began and where no episode was a success, `SimError` for a suite or task that does not exist.
     """
     from vla_rl.sim.libero.backend import LiberoBackend
 
-    episodes = successes = exact = 0
+    successes = compared = exact = episodes = 0
     failed = []
     backend = LiberoBackend(num_slots=1, cameras=())
     try:
-        for file in dataset_files(path):
-            for number, demonstration in enumerate(read_demonstrations(file, cameras=(), limit=limit)):
-                if demonstration.spec is None:
-                    raise DatasetError(
-                        f"{file}, episode {number} holds no episode spec: only demonstrations of ours can be replayed"
-                    )
-                backend.reset(0, demonstration.spec)
-                success, same = False, demonstration.states is not None
-                for t, action in enumerate(demonstration.actions):
-                    if demonstration.states is not None:
-                        data = backend.data(0)
-                        same &= np.array_equal(np.concatenate([[data.time], data.qpos, data.qvel]), demonstration.states[t])
-                    success |= backend.step(0, action).success
-                episodes, successes, exact = episodes + 1, successes + success, exact + same
-                if not success:
-                    failed.append(f"{file.name}, episode {number} ({demonstration.spec})")
+        for number, (_, demonstration) in enumerate(read_episodes(path, ReadOptions(cameras=(), limit=limit))):
+            if demonstration.spec is None:
+                raise DatasetError(f"{path}, episode {number} holds no episode spec: only demonstrations of ours can be replayed")
+            if not demonstration.success:
+                continue
+            success, same = _execute(backend, demonstration.spec, demonstration)
+            episodes, successes = episodes + 1, successes + success
+            compared, exact = compared + (demonstration.states is not None), exact + same
+            if not success:
+                failed.append(f"episode {number} ({demonstration.spec})")
     finally:
         backend.close()
-    return ReplayReport(episodes, successes, exact, tuple(failed))
+    if episodes == 0:
+        raise DatasetError(f"{path} holds no successful episode to replay")
+    return ReplayReport(episodes, successes, compared, exact, tuple(failed))
+
+
+def _execute(backend: LiberoBackend, spec: EpisodeSpec, demonstration: Demonstration) -> tuple[bool, bool]:
+    """Whether the actions succeed, and whether every state on the way is the stored one."""
+    backend.reset(0, spec)
+    success, same = False, demonstration.states is not None
+    for t, action in enumerate(demonstration.actions):
+        if demonstration.states is not None:
+            data = backend.data(0)
+            same &= np.array_equal(np.concatenate([[data.time], data.qpos, data.qvel]), demonstration.states[t])
+        try:
+            success |= backend.step(0, action).success
+        except SimError:  # the physics diverged, which ends the episode
+            return False, False
+    return success, same
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------

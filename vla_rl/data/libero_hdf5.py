@@ -308,11 +308,8 @@ def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequen
     dones = np.asarray(group["dones"]) if "dones" in group else np.ones(1)
     pose = np.concatenate([obs["ee_pos"], obs["ee_ori"]], axis=1) if "ee_pos" in obs else np.asarray(obs["ee_states"])
     spec = json.loads(group.attrs["spec"]) if "spec" in group.attrs else None
-    instruction = group.attrs.get("instruction") or json.loads(header["problem_info"])["language_instruction"]
-    if not isinstance(instruction, str):  # some of LIBERO's own files hold a list of letters or words
-        instruction = "".join(instruction) if all(len(part) == 1 for part in instruction) else " ".join(instruction)
     return Demonstration(
-        instruction=instruction.strip().strip('"'),
+        instruction=instruction_of(header, group.attrs),
         images=_read_images(obs, cameras, flip=header.get("macros_image_convention", IMAGE_CONVENTION) == "opencv"),
         frame_index=np.asarray(obs["frame_index"] if "frame_index" in obs else np.arange(len(actions)), dtype=np.int64),
         proprio=np.concatenate([pose, obs["gripper_states"]], axis=1).astype(np.float32),
@@ -328,6 +325,14 @@ def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequen
         provenance=provenance,
         fps=control_rate(header, group.attrs),
     )
+
+
+def instruction_of(header: Mapping[str, Any], episode: Mapping[str, Any]) -> str:
+    """The episode's instruction, else the file's."""
+    instruction = episode.get("instruction") or json.loads(header["problem_info"])["language_instruction"]
+    if not isinstance(instruction, str):  # some of LIBERO's own files hold a list of letters or words
+        instruction = "".join(instruction) if all(len(part) == 1 for part in instruction) else " ".join(instruction)
+    return instruction.strip().strip('"')
 
 
 def _read_actions(group: h5py.Group) -> tuple[Float32[np.ndarray, "T 7"], dict[str, Any]]:

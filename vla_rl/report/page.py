@@ -47,8 +47,13 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: RunFiles) -> str:
     """The page of a run as HTML."""
+    return render_page("page.html", run=run, name=run.directory.resolve().name, env_names=ENVIRONMENT, **_parts(run))
+
+
+def render_page(template: str, **content: Any) -> str:
+    """A template of this folder with its style and script inside; pages of runs and of datasets share them."""
     folder = package_files("vla_rl.report")
-    source = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
+    source = {name: (folder / name).read_text(encoding="utf-8") for name in (template, "macros.html", "page.css", "page.js")}
     script = source["page.js"].strip()
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(source),
@@ -58,16 +63,13 @@ def render(run: RunFiles) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": format_value, "duration": duration, "percent": percent}
-    return environment.get_template("page.html").render(
-        run=run,
-        name=run.directory.resolve().name,
-        env_names=ENVIRONMENT,
+    return environment.get_template(template).render(
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=Markup(source["page.css"]),
         script=Markup(script),
         # The one script that the page may run: text of a run that ended up in the page as a script would not.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **_parts(run),
+        **content,
     )
 
 

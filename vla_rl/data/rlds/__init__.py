@@ -1,0 +1,1 @@
+"""RLDS datasets in TFDS's layout, written and read without TensorFlow."""
