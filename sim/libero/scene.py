@@ -170,7 +170,9 @@ class _SceneProblem:
         key = tuple(geoms) if isinstance(geoms, list) else geoms
         if key not in self._geom_masks:
             names = geoms.contact_geoms if isinstance(geoms, MujocoModel) else [geoms] if isinstance(geoms, str) else geoms
-            mask = np.array([names is None or name in names for name in self.sim.model.geom_names], dtype=bool)
+            # Not robosuite's `geom_names`: it leaves out the geoms without a name, and every later index would be off.
+            model = self.sim.model._model
+            mask = np.array([names is None or model.geom(geom).name in names for geom in range(model.ngeom)], dtype=bool)
             self._geom_masks[key] = mask
         return self._geom_masks[key]
 
