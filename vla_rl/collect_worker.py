@@ -21,7 +21,7 @@ from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.libero_hdf5 import TaskHeader, add_episode
 from vla_rl.sim.base import SimError
 from vla_rl.sim.libero.backend import LiberoBackend
-from vla_rl.sim.libero.expert import ActionNoise, NoiseSettings, PickPlaceExpert, SceneView
+from vla_rl.sim.libero.expert import ActionNoise, NoiseSettings, SceneView, TaskExpert
 from vla_rl.types import EpisodeSpec
 
 SETTLE_STEPS = 5
@@ -107,7 +107,7 @@ class Collector:
     def _record(self, collection: Collection, spec: EpisodeSpec, number: int, attempt: int) -> Demonstration:
         backend = self._backend
         backend.reset(0, spec)
-        expert = PickPlaceExpert(backend.goal(0))
+        expert = TaskExpert.of(backend, 0)
         noise = collection.action_noise(number, attempt)
         rows: list[dict[str, Any]] = []
         frames: dict[str, list[np.ndarray]] = {camera: [] for camera in collection.cameras}

@@ -35,6 +35,8 @@ SPACING = 0.004
 MAP_SPACING = 0.002
 RETRY_RADIUS = 0.015
 YAWS = (0.0, np.pi / 4, -np.pi / 4, np.pi / 2)
+MORE_YAWS = tuple(step * np.pi / 12 for step in (1, -1, 2, -2, 4, -4, 5, -5))
+"""Tried where none of the first fits, beside walls and other objects."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,31 @@ def plan_grasp(scene: SceneView, name: str, destination: Float64[np.ndarray, "3"
         stretch = scene.stretch_at(np.concatenate([centres, np.full((len(centres), 1), box.high[2])], axis=1) + shift)
         preference += 0.05 * stretch + 0.5 * np.maximum(stretch - COMFORTABLE_STRETCH, 0.0)
     best: tuple[float, np.ndarray, float, float] | None = None
-    for yaw, deepest in itertools.product(YAWS, DEPTHS):
-        score, height, depth = _rate(own, others, centres, yaw, deepest)
+    for filled, yaws in itertools.product((True, False), (YAWS, MORE_YAWS)):
+        if best is not None:
+            break
+        best = _best_of(scene, name, own, others, centres, preference, failed, yaws, filled)
+    if best is None:
+        raise ExpertError(f"no top-down grasp of {name!r} is free: it is too wide for the gripper or walled in")
+    position, rotation = scene.position(name), scene.rotation(name)
+    return Grasp(rotation.T @ (best[1] - position), best[2], best[3], position, rotation)
+
+
+def _best_of(
+    scene: SceneView,
+    name: str,
+    own: HeightMap,
+    others: HeightMap,
+    centres: np.ndarray,
+    preference: np.ndarray,
+    failed: Sequence[Grasp],
+    yaws: Sequence[float],
+    filled: bool,
+) -> tuple[float, np.ndarray, float, float] | None:
+    """Score, position, yaw and depth of the best candidate, or None; `filled` as in `_rate`."""
+    best: tuple[float, np.ndarray, float, float] | None = None
+    for yaw, deepest in itertools.product(yaws, DEPTHS):
+        score, height, depth = _rate(own, others, centres, yaw, deepest, filled)
         score = score - 0.05 * abs(yaw) - preference
         for grasp in failed:
             tried = scene.position(name) + scene.rotation(name) @ grasp.offset
@@ -108,16 +133,16 @@ def plan_grasp(scene: SceneView, name: str, destination: Float64[np.ndarray, "3"
         winner = int(score.argmax())
         if np.isfinite(score[winner]) and (best is None or score[winner] > best[0]):
             best = float(score[winner]), np.array([*centres[winner], height[winner]]), yaw, float(depth[winner])
-    if best is None:
-        raise ExpertError(f"no top-down grasp of {name!r} is free: it is too wide for the gripper or walled in")
-    position, rotation = scene.position(name), scene.rotation(name)
-    return Grasp(rotation.T @ (best[1] - position), best[2], best[3], position, rotation)
+    return best
 
 
 def _rate(
-    own: HeightMap, others: HeightMap, centres: np.ndarray, yaw: float, deepest: float
+    own: HeightMap, others: HeightMap, centres: np.ndarray, yaw: float, deepest: float, filled: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score, grip height and depth of P candidates at one yaw; the score is -inf where the grasp does not fit."""
+    """Score, grip height and depth of P candidates at one yaw; the score is -inf where the grasp does not fit.
+
+    `filled` asks for material along the whole width of the pads; without it the pads' middle suffices (a bottle's neck).
+    """
     along = np.array([-np.sin(yaw), np.cos(yaw)])
     across = np.array([np.cos(yaw), np.sin(yaw)])
     s = np.arange(-OPENING - FINGER, OPENING + FINGER + 1e-9, MAP_SPACING)
@@ -137,6 +162,8 @@ def _rate(
     # What the pads close on must lie evenly around the centre, or it is pushed aside, and square to the finger axis
     # both across the pads and up the wall, or it slips out.
     first, last = _faces(between, inner, height)
+    if not filled:
+        first, last = np.where(first < last, (first, last), (first[:, 1:2], last[:, 1:2]))
     middle = (first + last) / 2
     eccentricity = np.abs(middle).max(1)
     upper_first, upper_last = _faces(between, inner, np.maximum(height, top - CLEARANCE))

@@ -26,10 +26,15 @@ WIDEST = 0.06
 """A handle may be so thick between the pads."""
 TOP_DEPTHS = (0.03, 0.02, 0.012)
 """How far a handle may be gripped below its end."""
+LEANS = (0.0, 0.3, -0.3, 0.6, -0.6)
 ANGLES = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
 PUSH_TILTS = (0.0, 0.2, 0.4, 0.6, 0.8)
 PUSH_GAPS = (0.03, 0.015)
 """Between finger and part before a push."""
+WRIST_BEYOND = 0.21
+"""From the grip centre back to the wrist."""
+COMFORTABLE = (0.4, 0.68)
+"""Distances from shoulder to wrist, m, between which the arm is neither folded up nor stretched out."""
 STEEPEST = 1.75
 """Largest angle between the hand and its nominal, downward pose; 90 degrees and a little."""
 
@@ -67,6 +72,9 @@ def plan_pull(scene: SceneView, part: MovingPart, failed: Sequence[Hold] = ()) -
     # Far from a hinge the lever is longest; a knob is best held at its middle.
     lever = np.array([_lever(scene, part, position) for position in positions])
     cost = turned + (2.0 * lever if part.is_knob(scene) else -2.0 * lever) + 20.0 * np.array([pose[2] for pose in poses])
+    near, far = COMFORTABLE
+    stretch = np.linalg.norm(positions - WRIST_BEYOND * rotations[:, :, 2] - scene.base, axis=1)
+    cost = cost + 8.0 * (np.maximum(near - stretch, 0.0) + np.maximum(stretch - far, 0.0))
     for hold in failed:
         same = (np.linalg.norm(positions - hold.position, axis=1) < 0.015) & (angle_between(rotations, hold.rotation) < 0.2)
         cost = cost + 1.0 * same
@@ -102,14 +110,16 @@ def _grasps_of(scene: SceneView, geom: int) -> list[tuple[np.ndarray, np.ndarray
             for shift, back in itertools.product((0.0, -0.5, 0.5), BACKED_OFF):
                 position = centre + shift * half[order[2]] * long - back * approach
                 poses += [(position, rotation, back) for rotation in _both(finger, approach)]
-    # From above, with the fingers across the thinnest horizontal side.
+    # From above, with the fingers across a thin horizontal side, upright or leaning within the plane of the pads.
     up = int(np.abs(axes[2]).argmax())
     if abs(axes[2, up]) > 0.97:
+        top = centre[2] + half[up]
         for side in (index for index in range(3) if index != up and 2 * half[index] < WIDEST):
-            top = centre[2] + half[up]
-            for depth in TOP_DEPTHS:
+            along = np.cross(axes[:, side], np.array([0.0, 0.0, 1.0]))
+            for depth, lean in itertools.product(TOP_DEPTHS, LEANS):
                 position = np.array([centre[0], centre[1], top - min(depth, 2 * half[up] - 0.002)])
-                poses += [(position, rotation, 0.0) for rotation in _both(axes[:, side], np.array([0.0, 0.0, -1.0]))]
+                approach = np.sin(lean) * along - np.cos(lean) * np.array([0.0, 0.0, 1.0])
+                poses += [(position, rotation, 0.0) for rotation in _both(axes[:, side], approach)]
     return poses
 
 
@@ -153,11 +163,14 @@ def _repeats(hold: Hold, failed: Sequence[Hold]) -> float:
 
 
 def _can_push(scene: SceneView, part: MovingPart, hold: Hold) -> bool:
-    """Whether the hand is free before the push, and at its end, of all but the part itself."""
+    """Whether the hand is free before the push, and at its end.
+
+    What counts at the end is the rest of the furniture: objects may ride on the part.
+    """
     end, turn = part.moved(scene, hold.position, part.shut - hold.at)
     last = turn @ hold.rotation
     free = is_free(scene, hold.start[None], hold.rotation[None], CLOSED_HALF)
-    return bool(free[0] and is_free(scene, end[None], last[None], CLOSED_HALF, without=part.geoms)[0])
+    return bool(free[0] and is_free(scene, end[None], last[None], CLOSED_HALF, without=scene.all_but_rest_of(part.body))[0])
 
 
 __all__ = ["FINGER_REACH", "OPEN_HALF", "Hold", "angle_between", "plan_pull", "plan_push"]

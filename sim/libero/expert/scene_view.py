@@ -229,6 +229,12 @@ class SceneView:
         """Height of the highest horizontal plane, -inf without one."""
         return max((float(self.data.geom_xpos[geom][2]) for geom in self._planes), default=-np.inf)
 
+    def all_but_rest_of(self, body: int) -> np.ndarray:
+        """Every collision geom except those of the furniture that a moving part belongs to; the part itself is included."""
+        root = self.model.body_rootid
+        rest = (root[self.model.geom_bodyid] == root[body]) & ~self._descendants(body)[self.model.geom_bodyid]
+        return np.flatnonzero(~rest)
+
     def boxes(self, without: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Centres [G, 3], axes [G, 3, 3] and half sizes [G, 3] of everything but the robot and the geoms of `without`."""
         return self.oriented_boxes(self._obstacles if without is None else np.setdiff1d(self._obstacles, without))

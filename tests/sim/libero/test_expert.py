@@ -4,7 +4,7 @@ import pytest
 
 from vla_rl.sim import EpisodeSpec, SimError
 from vla_rl.sim.libero.backend import LiberoBackend
-from vla_rl.sim.libero.expert import ActionNoise, ExpertError, NoiseSettings, PickPlaceExpert, SceneView, Skill, parse_goals
+from vla_rl.sim.libero.expert import ActionNoise, ExpertError, NoiseSettings, SceneView, Skill, TaskExpert, parse_goals
 from vla_rl.sim.libero.expert.grasps import plan_grasp
 from vla_rl.sim.libero.expert.motion import DOWN, funnel, orientation_command
 
@@ -181,14 +181,14 @@ def test_what_cannot_be_gripped_is_said() -> None:
         plan_grasp(make_scene(""), "spoon", HERE)
 
 
-def test_other_goals_than_pick_and_place_are_refused() -> None:
-    goals = parse_goals([["in", "soup_1", "basket_1_contain_region"], ["On", "bowl_1", "plate_1"]])
-    assert [(goal.object, goal.target, goal.inside) for goal in goals] == [
-        ("soup_1", "basket_1_contain_region", True),
-        ("bowl_1", "plate_1", False),
+def test_goals_are_read_whatever_their_case_and_unknown_predicates_are_refused() -> None:
+    goals = parse_goals([["in", "soup_1", "basket_1_contain_region"], ["TurnOn", "flat_stove_1"]])
+    assert [(goal.predicate, goal.arguments) for goal in goals] == [
+        ("in", ("soup_1", "basket_1_contain_region")),
+        ("turnon", ("flat_stove_1",)),
     ]
-    with pytest.raises(ExpertError, match=r"pick-and-place goals .* not \['turnon', 'flat_stove_1'\]"):
-        parse_goals([["turnon", "flat_stove_1"]])
+    with pytest.raises(ExpertError, match=r"predicates in, on, .* not \['stack', 'a', 'b'\]"):
+        parse_goals([["stack", "a", "b"]])
 
 
 # -- in the simulator --------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def solve(
 ) -> tuple[bool, list[np.ndarray], list[Skill]]:
     """Run the expert; `disturb` replaces executed actions by step."""
     backend.reset(0, spec)
-    expert = PickPlaceExpert(backend.goal(0))
+    expert = TaskExpert.of(backend, 0)
     actions, skills = [], []
     for step in range(backend.max_steps(0)):
         label = expert.act(SceneView(backend.model(0), backend.data(0)))
