@@ -33,6 +33,8 @@ def test_wrong_words(
         (["train", *base, "task.suite=libero_spacial"], "libero_spatial"),
         (["train", *base, "task.task_ids=[77]"], "77"),
         (["train", *base, "run.device=toaster"], "run.device"),
+        (["train", *base, "policy.preset=gigantic"], "no policy preset 'gigantic'"),
+        (["train", *base, "sim.antialiasing=3"], "antialiasing=3"),
         (["sft", *base, f"demonstrations.path={corrupt}"], "broken_demo.hdf5"),
         (["evaluate", *base], "no policy to evaluate"),
         (["evaluate", *base, f"policy.checkpoint={tmp_path / 'none'}"], "no policy at"),

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from vla_rl.sim.base import SimError, StepResult
-from vla_rl.sim.libero.camera import Renderer, check_antialiasing
+from vla_rl.sim.libero.camera import Renderer
 from vla_rl.sim.libero.controller import ACTION_DIM, ControllerState
 from vla_rl.sim.libero.engine import mujoco
+from vla_rl.sim.libero.pictures import check_pictures
 from vla_rl.sim.libero.scene import Scene
-from vla_rl.sim.libero.stage import RENDER_QUALITIES, Stage, Stages
+from vla_rl.sim.libero.stage import Stage, Stages
 from vla_rl.sim.libero.stepper import Episode, PhysicsDiverged, Stepper
 from vla_rl.sim.libero.tasks import LiberoTask, find_task
 from vla_rl.types import EpisodeSpec
@@ -54,14 +55,12 @@ class LiberoBackend:
 
         Raises `SimError` for an unknown render quality or antialiasing, or where offscreen rendering does not work.
         """
-        if render_quality not in RENDER_QUALITIES:
-            raise SimError(f"LIBERO has no render_quality {render_quality!r}; choose one of: {', '.join(RENDER_QUALITIES)}")
+        check_pictures(render_quality, antialiasing)
         self._cameras, self._max_scenes = tuple(cameras), max_scenes
         self._stages = Stages(render_quality, image_size)
         self._steppers: OrderedDict[LiberoTask, Stepper] = OrderedDict()
         self._episodes: list[Episode | None] = [None] * num_slots
-        samples = check_antialiasing(antialiasing, render_quality)
-        self._renderer = Renderer(render_quality, samples, max(max_scenes, num_slots)) if self._cameras else None
+        self._renderer = Renderer(render_quality, antialiasing, max(max_scenes, num_slots)) if self._cameras else None
 
     # -- the Backend protocol ----------------------------------------------------------------------------------------
     def reset(self, slot: int, spec: EpisodeSpec) -> None:

@@ -22,10 +22,6 @@ from vla_rl.sim.libero.stage import Stage
 
 MAX_GEOMS = 1000
 """As robosuite's renderer has it."""
-MSAA_SAMPLES = (1, 2, 4, 8)
-"""A pixel, that exact frames can have; 1: no antialiasing, 4: MuJoCo's default, which LIBERO keeps."""
-SUPERSAMPLES = (1, 4, 9, 16)
-"""A pixel, that fast frames can have: they are drawn larger, which costs less than MSAA on software OpenGL."""
 
 
 class Frames(Protocol):
@@ -90,15 +86,6 @@ class _StageGraphics:
             offered = self.context.offSamples
             self.context.free()
             raise SimError(f"OpenGL offers {max(1, offered)} samples a pixel here, not antialiasing={samples}; set that")
-
-
-def check_antialiasing(samples: int, render_quality: str) -> int:
-    """The samples a pixel, if frames of this quality can have so many; raises `SimError` otherwise."""
-    allowed = SUPERSAMPLES if render_quality == "fast" else MSAA_SAMPLES
-    if samples not in allowed:
-        known = ", ".join(map(str, allowed))
-        raise SimError(f"antialiasing={samples!r} is not possible with render_quality={render_quality}; choose one of: {known}")
-    return samples
 
 
 class Renderer:

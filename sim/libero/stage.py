@@ -15,7 +15,6 @@ from jaxtyping import Float64
 from vla_rl.sim.libero import textures
 from vla_rl.sim.libero.engine import MjSim, mujoco
 
-RENDER_QUALITIES = ("exact", "fast")
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 

@@ -169,3 +169,19 @@ def test_an_empty_mask_gives_zero_loss_and_gradient(name: str) -> None:
     empty = torch.zeros(2, 3, dtype=torch.bool)
     batch = (torch.full((2, 3, 4), NAN), torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long), empty)
     assert (gradient(LOSSES[name], batch, 5.0) == 0).all()
+
+
+@pytest.mark.parametrize("denominator", [0, 0.0, torch.tensor(0), torch.tensor(0.0)])
+def test_nothing_valid_is_a_loss_of_zero(denominator: float | Tensor) -> None:
+    x, mask = torch.full((2, 3), NAN, requires_grad=True), torch.zeros(2, 3, dtype=torch.bool)
+    losses = [
+        clipped_surrogate(x, x.detach(), x.detach(), mask, 0.2, 0.2, denominator)[0],
+        clipped_value_loss(x, x.detach(), x.detach(), mask, 0.2, denominator)[0],
+        entropy_bonus(x, mask, denominator),
+        token_cross_entropy(x, torch.zeros(2), mask[:, 0], denominator)[0],
+    ]
+    for loss in losses:
+        assert loss.item() == 0
+        x.grad = None
+        loss.backward()
+        assert x.grad is not None and not x.grad.any()

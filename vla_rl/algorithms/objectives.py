@@ -2,6 +2,7 @@
 
 Every loss is `sum over mask / denominator`. Pass the number of valid entries of the WHOLE batch (over micro-batches and
 processes) as the denominator: then accumulating gradients, padding, reordering and sharding cannot change the gradient.
+A batch without valid entries has the loss 0.
 Entries outside the mask may hold anything, inf and NaN included. Statistics are means over the mask of this call,
 detached, as 0-d tensors.
 
@@ -25,6 +26,13 @@ def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
     """The mean over `mask`; 0 where it is empty."""
     mask = mask.bool()
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def _over(terms: Float[Tensor, "*shape"], denominator: float | Tensor) -> Float[Tensor, ""]:
+    """The sum of the terms over the denominator; 0 where that is 0, as nothing is valid then."""
+    if isinstance(denominator, Tensor):
+        return terms.sum() / torch.where(denominator == 0, 1, denominator)
+    return terms.sum() / (denominator or 1)
 
 
 def action_log_probs(token_log_probs: Float[Tensor, "*batch L"], chunk_length: int, action_dim: int) -> Float[Tensor, "*batch A"]:
@@ -59,7 +67,7 @@ def clipped_surrogate(
     ratio = log_ratio.exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
-    loss = -torch.where(mask, torch.minimum(unclipped, clipped), 0.0).sum() / denominator
+    loss = -_over(torch.where(mask, torch.minimum(unclipped, clipped), 0.0), denominator)
     with torch.no_grad():
         removed = clipped < unclipped
         stats = {
@@ -92,7 +100,7 @@ def clipped_value_loss(
     values, behaviour_values, returns = (torch.where(mask, x, 0.0) for x in (values, behaviour_values, returns))
     near = behaviour_values + (values - behaviour_values).clamp(-clip, clip)
     plain, clipped = (values - returns).square(), (near - returns).square()
-    loss = 0.5 * torch.maximum(plain, clipped).sum() / denominator
+    loss = 0.5 * _over(torch.maximum(plain, clipped), denominator)
     with torch.no_grad():
         stats = {
             "value_clip_fraction": masked_mean((clipped > plain).to(values.dtype), mask),
@@ -106,7 +114,7 @@ def entropy_bonus(
     entropy: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], denominator: float | Tensor
 ) -> Float[Tensor, ""]:
     """sum of entropy (nat) over `mask` / denominator. SUBTRACT it, times a coefficient, from a loss."""
-    return torch.where(mask.bool(), entropy, 0.0).sum() / denominator
+    return _over(torch.where(mask.bool(), entropy, 0.0), denominator)
 
 
 @torch.no_grad()
@@ -141,7 +149,7 @@ def token_cross_entropy(
     logits = torch.where(mask.unsqueeze(-1), logits.float(), 0.0)
     targets = torch.where(mask, targets, 0).long()
     losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
-    loss = torch.where(mask, losses, 0.0).sum() / denominator
+    loss = _over(torch.where(mask, losses, 0.0), denominator)
     with torch.no_grad():
         stats = {
             "token_loss": masked_mean(losses, mask),

@@ -10,6 +10,7 @@ from vla_rl.config import Config, ConfigError
 from vla_rl.curriculum import held_out_specs
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
+from vla_rl.policies.openvla.presets import check_preset
 from vla_rl.report import write_report
 from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim import VectorSim, make_sim
@@ -69,6 +70,16 @@ def supervised_start(run: Run) -> OpenVLAPolicy:
     return train_sft(run, lambda: demonstrations(run), device)
 
 
+def check(config: Config) -> tuple[int, ...]:
+    """The tasks of a configuration, after a look at all that would otherwise fail only after minutes of work."""
+    from vla_rl.sim.libero.pictures import check_pictures
+
+    choose_device(config.run.device)
+    check_preset(config.policy.preset)
+    check_pictures(config.sim.render_quality, config.sim.antialiasing)
+    return chosen_tasks(config)
+
+
 def collect(config: Config) -> list[Path]:
     """Demonstrations alone; returns their files."""
     with Run(config) as run:
@@ -78,6 +89,7 @@ def collect(config: Config) -> list[Path]:
 def clone(config: Config) -> Path:
     """Demonstrations and supervised fine-tuning alone; returns the run directory."""
     set_threads(config.run.threads)
+    check(config)
     with Run(config) as run:
         supervised_start(run)
         write_report(run.directory)
@@ -90,8 +102,7 @@ def train(config: Config) -> Path:
     The report is written after each stage, so that a run under way, or one that failed, has one too.
     """
     set_threads(config.run.threads)
-    choose_device(config.run.device)
-    task_ids = chosen_tasks(config)
+    task_ids = check(config)
     with Run(config) as run:
         try:
             policy = supervised_start(run)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from libero_cases import DRAWER, SIZE, STOVE, frame, random_actions, shared_backend
-from test_camera import decibels
 
+from vla_rl.bench.image_quality import psnr
 from vla_rl.sim.base import SimError
 from vla_rl.sim.libero.backend import LiberoBackend
 
@@ -36,7 +36,7 @@ def test_the_picture_is_close_and_the_physics_the_same(backend: LiberoBackend, s
             each.step(0, action)
     assert backend.save_state(0) == exact.save_state(0)
     for camera in CAMERAS:
-        assert decibels(frame(backend, 0, camera), frame(exact, 0, camera)) > 25
+        assert psnr(frame(backend, 0, camera), frame(exact, 0, camera)) > 25
 
 
 def test_a_frame_does_not_depend_on_what_was_drawn_before(backend: LiberoBackend) -> None:
@@ -65,7 +65,7 @@ def test_more_samples_a_pixel_come_closer_to_the_exact_picture() -> None:
     for samples in (1, 4):
         backend = fast_backend(antialiasing=samples)
         backend.reset(0, DRAWER)
-        found.append(decibels(frame(backend, 0), frame(exact, 0)))
+        found.append(psnr(frame(backend, 0), frame(exact, 0)))
         backend.close()
     assert found[0] + 0.5 < found[1]
 

@@ -51,6 +51,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def check_preset(preset: str) -> None:
+    """Raises `PolicyError` for a preset that does not exist."""
+    if preset not in PRESETS:
+        raise PolicyError(f"there is no policy preset {preset!r}; choose one of: {', '.join(sorted(PRESETS))}")
+
+
 def build_policy(
     preset: str,
     *,
@@ -68,8 +74,7 @@ def build_policy(
     8-d proprioception gets LIBERO's physical scales, any other the scale 1, unless `proprio_centre` and `proprio_scale`
     are given. Raises `PolicyError` for an unknown preset or override.
     """
-    if preset not in PRESETS:
-        raise PolicyError(f"there is no policy preset {preset!r}; choose one of: {', '.join(sorted(PRESETS))}")
+    check_preset(preset)
     unknown = sorted(set(overrides) - set(OpenVLAConfig.__dataclass_fields__))
     if unknown:
         raise PolicyError(f"unknown settings of the policy: {', '.join(unknown)}")
