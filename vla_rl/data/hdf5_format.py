@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +95,19 @@ def _convention(file: Path, options: ReadOptions) -> tuple[Any, tuple[str, ...]]
         except READ_ERRORS as error:
             raise DatasetError(f"{file}: its description cannot be read ({error}); the file is damaged") from error
     for name, value in options.stated.items():
-        if name != "fps" and value != getattr(NATIVE, name) and name not in own:
+        if name != "fps" and value != getattr(NATIVE, name, value) and name not in own:
             raise DatasetError(f"LIBERO's HDF5 files have {name} {getattr(NATIVE, name)}; {value} cannot be read from them")
     return settle_convention(own, NATIVE, options.stated)
 
 
 def read_hdf5(path: Path, options: ReadOptions) -> Episodes:
     """Episodes with their file's header, one in memory at a time."""
-    _convention(dataset_files(path)[0], options)
+    convention, _ = _convention(dataset_files(path)[0], options)
     for file in dataset_files(path):
         header = read_header(file)
         for demonstration in read_demonstrations(file, options.cameras, options.limit):
+            if "fps" in options.stated:
+                demonstration = replace(demonstration, fps=convention.fps)
             yield header, demonstration
 
 

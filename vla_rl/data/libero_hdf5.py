@@ -79,7 +79,7 @@ def merge_parts(path: Path) -> Path:
     parts = [_part(path, key) for key in finished_parts(path)]
     if not parts:
         raise DatasetError(f"{path}: there is no finished episode to write")
-    with _writing(path), _atomic(path) as file:
+    with _writing(path), _atomic(path, sum(part.stat().st_size for part in parts)) as file:
         data = file.create_group("data")
         for index, part in enumerate(parts):
             with open_dataset(part) as source:
@@ -207,20 +207,31 @@ def _part(path: Path, key: int) -> Path:
 
 
 @contextlib.contextmanager
-def _atomic(target: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that appears under its name only when it is complete and on the disk."""
+def _atomic(target: Path, large: int | None = None) -> Iterator[h5py.File]:
+    """A new HDF5 file that appears under its name only when it is complete and on the disk.
+
+    It grows in memory, because HDF5 crashes the process when a disk fills up under it; `large` is the size (bytes) of one
+    that is too big for that, whose place is tried out before.
+    """
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    file = h5py.File(temporary, "w")
     try:
-        yield file
-        file.close()
+        if large is not None:
+            with temporary.open("wb") as handle:
+                os.posix_fallocate(handle.fileno(), 0, large)
+        in_memory = {"driver": "core", "backing_store": False} if large is None else {}
+        file = h5py.File(temporary, "w", **in_memory)
+        try:
+            yield file
+            file.flush()
+            image = file.id.get_file_image() if in_memory else None
+        finally:
+            file.close()
+        if image is not None:
+            temporary.write_bytes(image)
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, target)
     except BaseException:
-        # Closing flushes, which fails again on a full disk: the first error is the one to report.
-        with contextlib.suppress(OSError, RuntimeError):
-            file.close()
         temporary.unlink(missing_ok=True)
         raise
 

@@ -23,8 +23,8 @@ MEASURES = (
     "sparc", "log_dimensionless_jerk", "action_variation", "path_length", "directness", "duration", "peak_speed",
     "gripper_switches", "no_ops",
 )  # fmt: skip
-PATH_POINTS = 51
-"""Of a resampled path: every 2% of the duration."""
+PATH_POINTS = 61
+"""Of a resampled path."""
 MAX_PAIRED = 60
 """Episodes of a task that are compared with each other; pairs grow with the square."""
 BAND = (0.05, 0.95)

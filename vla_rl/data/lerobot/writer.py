@@ -138,7 +138,7 @@ class _Writer:
 
     def _check(self, demo: Demonstration, number: int) -> None:
         demo.validate()
-        if len(demo.frame_index) != len(demo):
+        if demo.images and len(demo.frame_index) != len(demo):
             raise DatasetError(
                 f"episode {number} has {len(demo.frame_index)} frames of {len(demo)} steps; LeRobot datasets need one a step: "
                 "collect with frame_stride 1, or convert without cameras"

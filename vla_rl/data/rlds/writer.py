@@ -58,7 +58,7 @@ class _Writer:
     def add(self, header: TaskHeader, demo: Demonstration) -> None:
         demo.validate()
         number = sum(self._lengths)
-        if len(demo.frame_index) != len(demo):
+        if demo.images and len(demo.frame_index) != len(demo):
             raise DatasetError(
                 f"episode {number} has {len(demo.frame_index)} frames of {len(demo)} steps; RLDS needs one a step: "
                 "collect with frame_stride 1, or convert without cameras"
