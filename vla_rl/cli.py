@@ -109,6 +109,7 @@ def bench_sim(
     repeats: Annotated[int, typer.Option(min=1, help="Turns that the systems take.")] = 5,
     scaling: Annotated[bool, typer.Option("--scaling", help="Also measure 1, 8, 16, 32 and 64 environments.")] = False,
     peers: Annotated[bool, typer.Option(help="Also measure LIBERO, robosuite and RLinf.")] = True,
+    peer_envs: Annotated[int | None, typer.Option(min=1, help="Environments of LIBERO and RLinf, 1.8 GiB each.")] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
 ) -> None:
     """Env-steps/s, resets and memory of the simulator, beside LIBERO's, RLinf's and robosuite's own."""
@@ -117,7 +118,7 @@ def bench_sim(
     from vla_rl.bench.sim_settings import SimSettings
 
     settings = SimSettings.from_overrides(overrides or [])
-    found = sim.measure(settings, seconds, repeats, sim.PEERS if peers else (), scaling)
+    found = sim.measure(settings, seconds, repeats, sim.PEERS if peers else (), scaling, peer_envs)
     show(sim_report.tables(found), sim_report.to_dict(found), json_path, as_markdown)
 
 

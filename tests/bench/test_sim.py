@@ -49,11 +49,12 @@ def made_up() -> SimBenchmark:
     """Two repeats, the second at half the speed for all; RLinf is missing."""
     rates = {"fast": 260.0, "exact": 50.0, "libero": 10.0, "physics": 180.0, "robosuite": 50.0, "bare": 450.0}
     found = {name: Measurement(name, rates=[rate, rate / 2]) for name, rate in rates.items()}
-    found["rlinf"] = Measurement("rlinf", problem="not installed: pip install rlinf")
-    found["fast"].resets, found["fast"].mib_per_env = {"settled": [0.09, 0.11, 0.08]}, 0.5
+    missing = Measurement("rlinf", problem="not installed: pip install rlinf")
+    found["fast"].resets = {"settled": [0.09, 0.11, 0.08]}
     found["physics"].resets = {"settled": [0.07], "unsettled": [0.03]}
-    points = [ScalePoint(num_envs, [200.0, 100.0], 500.0 + num_envs) for num_envs in (1, 8, 64)]
-    return SimBenchmark(DEFAULT, found, points)
+    points = [ScalePoint(num_envs, [200.0, 100.0], [], 500.0 + num_envs) for num_envs in (1, 8, 64)]
+    later = {"fast": Measurement("fast", rates=[1.0]), "rlinf": missing}
+    return SimBenchmark(DEFAULT, 2, [found, later], points, mib_per_env=0.5)
 
 
 def test_verdicts_come_from_ratios_within_a_repeat() -> None:
@@ -75,6 +76,7 @@ def test_verdicts_come_from_ratios_within_a_repeat() -> None:
 def test_tables_name_what_is_missing() -> None:
     text = "\n".join(markdown(table) for table in sim_report.tables(made_up()))
     assert "| RLinf LiberoEnv | not measured |" in text and "RLinf LiberoEnv: not installed: pip install rlinf" in text
+    assert "ran 2 environments, a process each" in text
     assert "| 64 | 150 (100-200) | 426.7 | 564 | 1.00 |" in text
     record = json.loads(json.dumps(sim_report.to_dict(made_up())))
     assert record["machine"]["cpu_cores"] >= 1 and len(record["targets"]) == 10 and len(record["scaling"]) == 3
@@ -83,7 +85,7 @@ def test_tables_name_what_is_missing() -> None:
 @pytest.mark.slow
 def test_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours and robosuite on one core; RLinf is not installed and says how to mend that."""
-    monkeypatch.setattr(sim, "OURS", ("fast", "physics", "bare"))
+    monkeypatch.setattr(sim, "ROUNDS", (("fast", "rlinf"), ("physics", "robosuite", "bare")))
     monkeypatch.setattr(sim, "_further_mib", lambda settings: None)
     monkeypatch.setattr(sim, "rlinf_is_there", lambda: False)
     settings = SimSettings.from_overrides(
@@ -99,6 +101,14 @@ def test_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {target.name: target.value.median for target in sim_report.targets(benchmark) if target.value}
     assert measured["physics against robosuite, per core"] > 1.5
     assert 0.2 < measured["physics against bare mj_step, per core"] < 1
+
+
+def test_too_little_memory_is_said_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim, "available_mib", lambda: 8192.0)
+    with pytest.raises(SimError, match="8 processes may need 16.1 GiB .* 8.0 are free; .*--peer-envs"):
+        sim._start("libero", DEFAULT)
+    with pytest.raises(SimError, match=r"sim\.num_workers"):
+        sim._start("fast", SimSettings.from_overrides(["sim.num_workers=8"]))
 
 
 def test_a_system_that_cannot_start_says_why() -> None:

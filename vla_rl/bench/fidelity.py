@@ -8,6 +8,7 @@ Legend: H x W image size.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,6 +125,8 @@ def compare_task(task: LiberoTask, settings: FidelitySettings) -> TaskComparison
         result.pictures = pair.picture_quality()
     finally:
         pair.close()
+        del pair
+        gc.collect()  # LIBERO's problem objects hold each other, and with them hundreds of megabytes
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def memory_mib(pid: int) -> float | None:
         known = True
         total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
     return total / 1024 if known else None
+
+
+def available_mib() -> float | None:
+    """Memory (MiB) that new processes can have without anything being pushed out. None without /proc."""
+    try:
+        lines = (_PROC / "meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def be_first_to_go() -> None:
+    """Have the kernel end this process and its children before any other where memory runs out."""
+    with contextlib.suppress(OSError):
+        (_PROC / "self" / "oom_score_adj").write_text("1000")
 
 
 def machine_cpu_seconds() -> float | None:

@@ -12,15 +12,20 @@ from dataclasses import dataclass, field, replace
 
 from vla_rl.bench.hosted import HostedSystem
 from vla_rl.bench.peer_systems import INSTALL_RLINF, rlinf_is_there
+from vla_rl.bench.process_tree import available_mib
 from vla_rl.bench.sim_settings import SimSettings
 from vla_rl.bench.systems import TITLES
 from vla_rl.progress import Progress
 from vla_rl.sim.base import SimError
 
-OURS = ("fast", "exact", "blind", "physics", "bare")
+ROUNDS = (("fast", "exact", "libero"), ("fast", "exact", "rlinf"), ("physics", "robosuite", "bare"), ("blind",))
+"""Systems that are alive together and take turns: all at once, the peers' processes fill the memory of a small machine."""
 PEERS = ("libero", "rlinf", "robosuite")
 VECTORS = ("fast", "exact", "blind", "libero", "rlinf")
-"""Systems of all environments; the others run one on one core."""
+"""Systems of many environments; the others run one on one core."""
+_MIB_PER_PROCESS = 1800.0
+"""What a process that holds LIBERO scenes may take, measured on libero_spatial and rounded up; a peer has one an environment."""
+_MIB_TO_SPARE = 2048.0
 SCALES = (1, 8, 16, 32, 64)
 _FURTHER = 24
 """Environments by whose addition their memory is measured: that of one would drown in noise."""
@@ -52,6 +57,17 @@ class Measurement:
     def title(self) -> str:
         return TITLES[self.name]
 
+    def joined(self, other: Measurement) -> Measurement:
+        """The same system, measured in two rounds."""
+        return replace(
+            self,
+            rates=self.rates + other.rates,
+            cpu_rates=self.cpu_rates + other.cpu_rates,
+            foreign_cores=self.foreign_cores + other.foreign_cores,
+            resets={kind: times + other.resets.get(kind, []) for kind, times in self.resets.items()},
+            parts={part: amount + other.parts.get(part, 0.0) for part, amount in self.parts.items()},
+        )
+
 
 @dataclass(frozen=True)
 class ScalePoint:
@@ -60,6 +76,8 @@ class ScalePoint:
     num_envs: int
     rates: list[float]
     """Env-steps/s, by repeat."""
+    cpu_rates: list[float]
+    """Env-steps per CPU second, by repeat."""
     memory_mib: float | None
     """Of all processes."""
 
@@ -69,45 +87,89 @@ class SimBenchmark:
     """All that one run has found."""
 
     settings: SimSettings
-    measurements: dict[str, Measurement]
+    peer_envs: int
+    rounds: list[dict[str, Measurement]]
     scaling: list[ScalePoint]
+    mib_per_env: float | None = None
+    """Memory that a further environment of ours takes, its frames included."""
+
+    @property
+    def measurements(self) -> dict[str, Measurement]:
+        """By system, over all rounds, in the order of the tables."""
+        found: dict[str, Measurement] = {}
+        for name in TITLES:
+            for part in (one[name] for one in self.rounds if name in one):
+                found[name] = found[name].joined(part) if name in found else part
+        return found
+
+    def side_by_side(self, ours: str, theirs: str) -> tuple[Measurement, Measurement] | None:
+        """The two as measured in turns; None where one of them was not."""
+        for one in self.rounds:
+            if ours in one and theirs in one and one[ours].rates and one[theirs].rates and not one[theirs].problem:
+                return one[ours], one[theirs]
+        return None
 
 
 def measure(
-    settings: SimSettings, seconds: float = 20.0, repeats: int = 5, peers: Sequence[str] = PEERS, scaling: bool = False
+    settings: SimSettings,
+    seconds: float = 20.0,
+    repeats: int = 5,
+    peers: Sequence[str] = PEERS,
+    scaling: bool = False,
+    peer_envs: int | None = None,
 ) -> SimBenchmark:
     """Measure every system for about `seconds` in `repeats` turns; a peer takes at least a chunk a turn.
 
-    A peer that is missing or fails becomes a row that says so. Raises `SimError` where one of ours fails.
+    `peer_envs` is the number of environments of LIBERO's and RLinf's simulators, by default that of ours: each is a
+    process of one to two GiB. A peer that is missing, fails or finds too little memory becomes a row that says so.
+    Raises `SimError` where one of ours fails.
     """
-    names = [name for name in TITLES if name in OURS or name in peers]
-    total = len(names) * (repeats + 2) + 1 + (len(SCALES) * (repeats + 1) if scaling else 0)
+    few = settings.with_envs(min(peer_envs or settings.num_envs, settings.num_envs))
+    chosen = [[name for name in names if name not in PEERS or name in peers] for names in ROUNDS]
+    total = sum(len(names) for names in chosen) * (repeats + 2) + 1 + (len(SCALES) * (repeats + 1) if scaling else 0)
+    with Progress("bench sim", total) as progress:
+        rounds = [_round(names, settings, few, seconds / repeats, repeats, progress) for names in chosen if names]
+        points = _scale(settings, seconds, repeats, progress) if scaling else []
+        mib = _further_mib(settings)
+        progress.advance("memory measured")
+    return SimBenchmark(settings, few.num_envs, rounds, points, mib)
+
+
+def _round(
+    names: Sequence[str], settings: SimSettings, few: SimSettings, seconds: float, repeats: int, progress: Progress
+) -> dict[str, Measurement]:
+    """Systems that take turns; each is ended before the next round begins."""
     found = {name: Measurement(name) for name in names}
-    with Progress("bench sim", total) as progress, contextlib.ExitStack() as stack:
-        hosts: dict[str, HostedSystem] = {}
+    hosts: dict[str, HostedSystem] = {}
+    with contextlib.ExitStack() as stack:
         for name in names:
             with _noted(found[name], progress, "started"):
-                hosts[name] = stack.enter_context(_start(name, settings))
+                hosts[name] = stack.enter_context(_start(name, few if name in ("libero", "rlinf") else settings))
                 found[name].construction_seconds = hosts[name].construction_seconds
         for _ in range(repeats):
             for name, host in list(hosts.items()):
                 with _noted(found[name], progress, "stepped", hosts):
-                    _step(host, found[name], seconds / repeats)
+                    _step(host, found[name], seconds)
         for name, host in list(hosts.items()):
             with _noted(found[name], progress, "reset", hosts):
-                if name != "bare":
-                    found[name].resets = host.ask("reset_times")
+                found[name].resets = host.ask("reset_times")
                 if name in ("libero", "rlinf") and (mib := host.memory_mib()) is not None:
-                    found[name].mib_per_env = mib / settings.num_envs
-        points = _scale(settings, seconds, repeats, progress) if scaling else []
-        found["fast"].mib_per_env = _further_mib(settings)
-        progress.advance("memory measured")
-    return SimBenchmark(settings, found, points)
+                    found[name].mib_per_env = mib / few.num_envs
+    return found
 
 
 def _start(name: str, settings: SimSettings) -> HostedSystem:
+    """Raises `SimError` for what is not installed, and where memory is short."""
     if name == "rlinf" and not rlinf_is_there():
         raise SimError(f"not installed: {INSTALL_RLINF}")
+    processes = settings.num_envs if name in ("libero", "rlinf") else settings.num_workers if name in VECTORS else 1
+    needed, free = processes * _MIB_PER_PROCESS + _MIB_TO_SPARE, available_mib()
+    if free is not None and free < needed:
+        fewer = "--peer-envs" if name in ("libero", "rlinf") else "sim.num_workers"
+        raise SimError(
+            f"{TITLES[name]} with {processes} processes may need {needed / 1024:.1f} GiB of memory and {free / 1024:.1f} are "
+            f"free; end other programs or lower {fewer}"
+        )
     return HostedSystem(name, settings if name in VECTORS else settings.with_envs(1))
 
 
@@ -120,7 +182,7 @@ def _noted(
         yield
         progress.advance(f"{measurement.title} {what}")
     except SimError as error:
-        if measurement.name in OURS:
+        if measurement.name not in PEERS:
             raise
         measurement.problem = str(error)
         progress.advance(f"{measurement.title}: {error}")
@@ -145,7 +207,7 @@ def _further_mib(settings: SimSettings) -> float | None:
     amounts = []
     for num_envs in (settings.num_envs, settings.num_envs + _FURTHER):
         larger = replace(settings, num_envs=num_envs)
-        with HostedSystem("fast", larger) as host:
+        with _start("fast", larger) as host:
             host.ask("run", seconds=0)
             amounts.append(host.memory_mib())
     few, many = amounts
@@ -154,16 +216,12 @@ def _further_mib(settings: SimSettings) -> float | None:
 
 def _scale(settings: SimSettings, seconds: float, repeats: int, progress: Progress) -> list[ScalePoint]:
     points = []
-    with contextlib.ExitStack() as stack:
-        hosts = []
-        for num_envs in SCALES:
-            hosts.append(stack.enter_context(HostedSystem("fast", settings.with_envs(num_envs))))
+    for num_envs in SCALES:
+        with _start("fast", settings.with_envs(num_envs)) as host:
             progress.advance(f"{num_envs} environments started")
-        found = [Measurement("fast") for _ in hosts]
-        for _ in range(repeats):
-            for num_envs, host, measurement in zip(SCALES, hosts, found, strict=True):
+            measurement = Measurement("fast")
+            for _ in range(repeats):
                 _step(host, measurement, seconds / repeats)
                 progress.advance(f"{num_envs} environments stepped")
-        for num_envs, host, measurement in zip(SCALES, hosts, found, strict=True):
-            points.append(ScalePoint(num_envs, measurement.rates, host.memory_mib()))
+            points.append(ScalePoint(num_envs, measurement.rates, measurement.cpu_rates, host.memory_mib()))
     return points

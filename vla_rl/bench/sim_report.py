@@ -28,12 +28,12 @@ def targets(benchmark: SimBenchmark) -> list[Target]:
     for peer in ("libero", "rlinf"):
         for quality, speedup in (("fast", FAST_SPEEDUP), ("exact", EXACT_SPEEDUP)):
             title = "LIBERO's vector environment" if peer == "libero" else "RLinf's environment"
-            wanted.append(_speedup(f"{quality} pictures against {title}", speedup, found, quality, peer))
-    wanted.append(_speedup("physics against robosuite, per core", PHYSICS_SPEEDUP, found, "physics", "robosuite"))
-    wanted.append(_speedup("physics against bare mj_step, per core", BARE_SHARE, found, "physics", "bare"))
+            wanted.append(_speedup(f"{quality} pictures against {title}", speedup, benchmark, quality, peer))
+    wanted.append(_speedup("physics against robosuite, per core", PHYSICS_SPEEDUP, benchmark, "physics", "robosuite"))
+    wanted.append(_speedup("physics against bare mj_step, per core", BARE_SHARE, benchmark, "physics", "bare"))
     wanted.append(Target("reset, settling steps and pictures included", "<", SETTLED_MS, _ms(found["fast"], "settled"), "ms"))
     wanted.append(Target("reset of a cached task, not settled", "<", UNSETTLED_MS, _ms(found["physics"], "unsettled"), "ms"))
-    mib = found["fast"].mib_per_env
+    mib = benchmark.mib_per_env
     wanted.append(Target("memory of a further environment", "<", MIB_PER_ENV, None if mib is None else Spread.of([mib]), "MiB"))
     if benchmark.scaling:
         last = benchmark.scaling[-1]
@@ -43,12 +43,13 @@ def targets(benchmark: SimBenchmark) -> list[Target]:
     return wanted
 
 
-def _speedup(name: str, wanted: float, found: dict[str, Measurement], ours: str, theirs: str) -> Target:
-    if theirs not in found or not found[theirs].rates or found[theirs].problem:
+def _speedup(name: str, wanted: float, benchmark: SimBenchmark, ours: str, theirs: str) -> Target:
+    pair = benchmark.side_by_side(ours, theirs)
+    if pair is None:
         return Target(name, ">=", wanted, None, "x")
-    value = Spread.of(ratios(found[ours].rates, found[theirs].rates))
-    by_cpu = ratios(found[ours].cpu_rates, found[theirs].cpu_rates) if _complete(found[ours], found[theirs]) else []
-    return Target(name, ">=", wanted, value, "x", f"{Spread.of(by_cpu).text()} per CPU second" if by_cpu else "")
+    value = Spread.of(ratios(pair[0].rates, pair[1].rates))
+    note = f"{Spread.of(ratios(pair[0].cpu_rates, pair[1].cpu_rates)).text()} per CPU second" if _complete(*pair) else ""
+    return Target(name, ">=", wanted, value, "x", note)
 
 
 def _complete(*measurements: Measurement) -> bool:
@@ -85,12 +86,15 @@ def _speed_table(benchmark: SimBenchmark) -> Table:
         cells = [Spread.of(rates).text() if rates else "-" for rates in (measurement.rates, measurement.cpu_rates)]
         cells += [_text(_ms(measurement, kind)) for kind in ("settled", "unsettled")]
         cells.append("-" if measurement.construction_seconds is None else f"{measurement.construction_seconds:.1f}")
-        cells.append("-" if measurement.mib_per_env is None else f"{measurement.mib_per_env:.1f}")
+        mib = benchmark.mib_per_env if measurement.name == "fast" else measurement.mib_per_env
+        cells.append("-" if mib is None else f"{mib:.1f}")
         table.add_row(measurement.title, *cells)
     foreign = [cores for measurement in benchmark.measurements.values() for cores in measurement.foreign_cores]
     notes = [
         f"{measurement.title}: {measurement.problem}" for measurement in benchmark.measurements.values() if measurement.problem
     ]
+    if benchmark.peer_envs != s.num_envs:
+        notes.append(f"LIBERO's and RLinf's simulators ran {benchmark.peer_envs} environments, a process each.")
     if foreign:
         notes.append(f"Other processes used {Spread.of(foreign).text()} CPU cores meanwhile.")
     table.caption = "\n".join(notes) or None
@@ -123,6 +127,9 @@ def to_dict(benchmark: SimBenchmark) -> dict[str, Any]:
         "benchmark": "sim",
         "machine": describe_machine(),
         "settings": asdict(benchmark.settings),
+        "peer_envs": benchmark.peer_envs,
+        "mib_per_env": benchmark.mib_per_env,
+        "rounds": [[asdict(measurement) for measurement in one.values()] for one in benchmark.rounds],
         "systems": [
             asdict(measurement)
             | {
