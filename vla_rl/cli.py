@@ -114,11 +114,15 @@ def bench_sim(
 ) -> None:
     """Env-steps/s, resets and memory of the simulator, beside LIBERO's, RLinf's and robosuite's own."""
     from vla_rl.bench import sim, sim_report
-    from vla_rl.bench.output import show
+    from vla_rl.bench.output import save, show
     from vla_rl.bench.sim_settings import SimSettings
 
     settings = SimSettings.from_overrides(overrides or [])
-    found = sim.measure(settings, seconds, repeats, sim.PEERS if peers else (), scaling, peer_envs)
+
+    def keep(so_far: sim.SimBenchmark) -> None:
+        save(sim_report.to_dict(so_far), json_path)
+
+    found = sim.measure(settings, seconds, repeats, sim.PEERS if peers else (), scaling, peer_envs, keep)
     show(sim_report.tables(found), sim_report.to_dict(found), json_path, as_markdown)
 
 
@@ -134,12 +138,12 @@ def bench_fidelity(
 ) -> None:
     """Compare the simulator with LIBERO's own, step by step and pixel by pixel; exit code 1 where they differ."""
     from vla_rl.bench import fidelity, fidelity_report
-    from vla_rl.bench.output import show
+    from vla_rl.bench.output import save, show
 
     chosen = tuple(suites.split(",")) if suites else fidelity.STANDARD_SUITES
     sizes = fidelity.QUALITY_SIZES if quality else ()
     settings = fidelity.FidelitySettings(suites=chosen, tasks=tasks, steps=steps, expert=expert, quality_sizes=sizes)
-    found = fidelity.measure(settings)
+    found = fidelity.measure(settings, lambda so_far: save(fidelity_report.to_dict(so_far, settings), json_path))
     show(fidelity_report.tables(found, settings), fidelity_report.to_dict(found, settings), json_path, as_markdown)
     if not all(target.met for target in fidelity_report.targets(found)):
         raise typer.Exit(1)

@@ -36,6 +36,7 @@ def test_markdown(table: Table) -> None:
 def test_json_goes_to_a_file_or_to_standard_output(table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show([table], {"a": 1}, str(tmp_path / "result.json"))
     assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
     assert "theirs" in capsys.readouterr().out
     show([table], {"a": 1}, "-")
     streams = capsys.readouterr()

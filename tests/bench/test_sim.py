@@ -1,6 +1,7 @@
 """`vla-rl bench sim`: its settings, verdicts, and one small run."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,11 @@ def test_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SimSettings.from_overrides(
         ["sim.num_envs=2", "sim.num_workers=1", "sim.image_size=64", "task.suite=libero_object"]
     )
-    benchmark = sim.measure(settings, seconds=0.4, repeats=2, peers=("rlinf", "robosuite"))
+    kept: list[dict[str, Any]] = []
+    benchmark = sim.measure(
+        settings, 0.4, 2, peers=("rlinf", "robosuite"), on_round=lambda so_far: kept.append(sim_report.to_dict(so_far))
+    )
+    assert [len(record["rounds"]) for record in kept] == [1, 2] and "robosuite" not in str(kept[0]["rounds"])
     found = benchmark.measurements
     assert found["rlinf"].problem is not None and "pip install" in found["rlinf"].problem
     for name in ("fast", "physics", "bare", "robosuite"):

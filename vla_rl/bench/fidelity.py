@@ -99,12 +99,15 @@ def spread_out(tasks: Sequence[LiberoTask], count: int) -> list[LiberoTask]:
     return [tasks[index] for index in chosen]
 
 
-def measure(settings: FidelitySettings) -> list[TaskComparison]:
-    """Compare every chosen task. Raises `SimError` for an unknown suite."""
+def measure(
+    settings: FidelitySettings, on_task: Callable[[Sequence[TaskComparison]], None] = lambda so_far: None
+) -> list[TaskComparison]:
+    """Compare every chosen task; `on_task` gets those that are done. Raises `SimError` for an unknown suite."""
     tasks, compared = settings.chosen(), []
     with Progress("bench fidelity", len(tasks)) as progress:
         for task in tasks:
             compared.append(compare_task(task, settings))
+            on_task(compared)
             worst = max(episode.qpos_difference for episode in compared[-1].episodes)
             progress.advance(f"{task.suite} task {task.task_id}: qpos within {worst:.1e}")
     return compared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,12 +27,19 @@ def show(tables: Sequence[Table], record: dict[str, Any], json_path: str | None,
             # Without a terminal nothing tells how wide the lines may be; these tables are wider than rich's guess.
             console = Console(file=stream)
             Console(file=stream, width=console.width if console.is_terminal else 150).print(table)
-    text = json.dumps(record, indent=1)
     if json_path == "-":
-        print(text)
-    elif json_path is not None:
-        with open(json_path, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        print(json.dumps(record, indent=1))
+    else:
+        save(record, json_path)
+
+
+def save(record: dict[str, Any], json_path: str | None) -> None:
+    """Write JSON to a file, at once or not at all; nothing for None and "-". Raises `OSError`."""
+    if json_path not in (None, "-"):
+        path = Path(json_path)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def markdown(table: Table) -> str:

@@ -7,7 +7,7 @@ what else the machine does hits all of them, and ratios are taken within a repea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from vla_rl.bench.hosted import HostedSystem
@@ -117,18 +117,23 @@ def measure(
     peers: Sequence[str] = PEERS,
     scaling: bool = False,
     peer_envs: int | None = None,
+    on_round: Callable[[SimBenchmark], None] = lambda so_far: None,
 ) -> SimBenchmark:
     """Measure every system for about `seconds` in `repeats` turns; a peer takes at least a chunk a turn.
 
     `peer_envs` is the number of environments of LIBERO's and RLinf's simulators, by default that of ours: each is a
     process of one to two GiB. A peer that is missing, fails or finds too little memory becomes a row that says so.
+    `on_round` gets what is known after each round, so that a run that is stopped leaves that.
     Raises `SimError` where one of ours fails.
     """
     few = settings.with_envs(min(peer_envs or settings.num_envs, settings.num_envs))
     chosen = [[name for name in names if name not in PEERS or name in peers] for names in ROUNDS]
     total = sum(len(names) for names in chosen) * (repeats + 2) + 1 + (len(SCALES) * (repeats + 1) if scaling else 0)
     with Progress("bench sim", total) as progress:
-        rounds = [_round(names, settings, few, seconds / repeats, repeats, progress) for names in chosen if names]
+        rounds: list[dict[str, Measurement]] = []
+        for names in filter(None, chosen):
+            rounds.append(_round(names, settings, few, seconds / repeats, repeats, progress))
+            on_round(SimBenchmark(settings, few.num_envs, rounds, []))
         points = _scale(settings, seconds, repeats, progress) if scaling else []
         mib = _further_mib(settings)
         progress.advance("memory measured")
