@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import h5py
 import numpy as np
 import pytest
 
+from vla_rl import collect_worker
 from vla_rl.collect import collect_demonstrations, replay
 from vla_rl.collect_worker import Collection
 from vla_rl.curriculum import EVALUATION_SEED_START
 from vla_rl.data import DatasetError
 from vla_rl.data.libero_hdf5 import finished_parts, parts_folder, read_demonstrations
+from vla_rl.data.quality import no_ops
 from vla_rl.sim import SimError
-from vla_rl.sim.libero.expert import NoiseSettings
+from vla_rl.sim.libero.expert import ExpertStep, NoiseSettings, SceneView, TaskExpert
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 TASK = "pick_up_the_cream_cheese_and_place_it_in_the_basket_demo.hdf5"
@@ -162,6 +165,34 @@ def test_data_of_other_settings_is_not_mixed(collected: Path) -> None:
         collect(foreign.parent)
 
 
+def test_actions_that_do_nothing_are_dropped_where_the_episode_succeeds_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An expert that dreams at the beginning, and stands still where its fingers close: only the first is dropped."""
+
+    class Dreamer:
+        def __init__(self, expert: TaskExpert) -> None:
+            self.expert, self.left = expert, 4
+
+        def act(self, scene: SceneView) -> ExpertStep:
+            step = self.expert.act(scene)
+            self.left -= 1
+            return step if self.left < 0 else replace(step, action=np.array([0, 0, 0, 0, 0, 0, -1], np.float32))
+
+    monkeypatch.setattr(collect_worker.TaskExpert, "of", lambda *words, of=TaskExpert.of: Dreamer(of(*words)))
+    collector = collect_worker.Collector(collection())
+    path = tmp_path / TASK
+    collector.make(collection(noise=NoiseSettings.of(0.0)), 0, path, None)
+    collector.close()
+    (demo,) = read_demonstrations(path)
+    # The first dreaming step sets the gripper, and counts as an action.
+    assert demo.provenance["no_ops"]["dropped"] == 3
+    success = demo.rewards.tolist().index(1.0)
+    assert no_ops(demo.actions[:success]).sum() == demo.provenance["no_ops"]["kept"]
+    report = replay(path)
+    assert (report.successes, report.exact) == (1, 1)
+
+
 def test_frames_are_rendered_every_so_many_steps(tmp_path: Path) -> None:
     path = collect(tmp_path, 1, cameras=CAMERAS, image_size=32, frame_stride=20, compression="gzip", render_quality="exact")
     demo = next(read_demonstrations(path))
@@ -183,8 +214,6 @@ def test_what_cannot_be_collected_is_said(tmp_path: Path) -> None:
         collect_demonstrations("libero_object", [10], 1, 0, tmp_path)
     with pytest.raises(DatasetError, match="must be at least 1"):
         collect_demonstrations("libero_object", [0], 0, 0, tmp_path)
-    with pytest.raises(SimError, match="the expert knows pick-and-place goals"):
-        collect_demonstrations("libero_goal", [0, 1, 7], 1, 0, tmp_path, cameras=(), num_workers=1, progress=False)
 
 
 def test_an_expert_that_always_fails_is_said(tmp_path: Path) -> None:

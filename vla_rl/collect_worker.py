@@ -10,15 +10,18 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float32
 
 from vla_rl.curriculum import EVALUATION_SEED_START, TRAINING_STATES
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.libero_hdf5 import TaskHeader, add_episode
+from vla_rl.data.quality import no_ops
 from vla_rl.sim.base import SimError
 from vla_rl.sim.libero.backend import LiberoBackend
 from vla_rl.sim.libero.expert import ActionNoise, NoiseSettings, SceneView, TaskExpert
@@ -26,6 +29,8 @@ from vla_rl.types import EpisodeSpec
 
 SETTLE_STEPS = 5
 """Control steps that a demonstration goes on after its success."""
+FINGER_STEPS = 12
+"""Control steps in which the fingers certainly close or open; standing still meanwhile may be needed."""
 MAX_ATTEMPTS = 5
 """Initial states that are tried for one demonstration."""
 
@@ -105,14 +110,48 @@ class Collector:
         self._backend.close()
 
     def _record(self, collection: Collection, spec: EpisodeSpec, number: int, attempt: int) -> Demonstration:
+        """One episode up to its success and some steps on, without actions that do nothing where it succeeds without them."""
         backend = self._backend
         backend.reset(0, spec)
-        expert = TaskExpert.of(backend, 0)
-        noise = collection.action_noise(number, attempt)
+        expert, noise = TaskExpert.of(backend, 0), collection.action_noise(number, attempt)
+
+        def decide(scene: SceneView) -> _Decision:
+            step = expert.act(scene)
+            return _Decision(step.action, noise(step.action), step.skill.value)
+
+        provenance = {"source": "scripted expert", "attempt": attempt, "noise": asdict(collection.noise)}
+        rows, frames = self._run(collection, decide, backend.max_steps(0))
+        executed = np.stack([row["executed"] for row in rows])
+        idle = no_ops(executed)
+        idle[[row["reward"] > 0 for row in rows].index(True) :] = False  # after success, standing still is what to learn
+        kept, dropped = rows, 0
+        for useless in (idle, idle & ~_fingers_move(executed)):
+            decisions = [
+                _Decision(row["clean"], row["executed"], row["skill"])
+                for row, drop in zip(rows, useless, strict=True)
+                if not drop
+            ]
+            if len(decisions) == len(rows):
+                continue
+            backend.reset(0, spec)
+            try:
+                kept, frames = self._run(collection, _in_turn(decisions), len(decisions))
+                dropped = int(useless.sum())
+                break
+            except _Failed:
+                backend.reset(0, spec)
+        if idle.any():
+            provenance["no_ops"] = {"dropped": dropped, "kept": int(idle.sum()) - dropped}
+        return self._assemble(collection, spec, kept, frames, provenance)
+
+    def _run(
+        self, collection: Collection, decide: Callable[[SceneView], _Decision], limit: int
+    ) -> tuple[list[dict[str, Any]], dict[str, list[np.ndarray]]]:
+        """Rows and frames of the slot's episode until it has settled after success. Raises `_Failed` after `limit` steps."""
+        backend = self._backend
         rows: list[dict[str, Any]] = []
         frames: dict[str, list[np.ndarray]] = {camera: [] for camera in collection.cameras}
-        end = limit = backend.max_steps(0)
-        success = False
+        end, success = limit, False
         while len(rows) < end:
             if len(rows) % collection.frame_stride == 0:
                 for camera, images in frames.items():
@@ -121,18 +160,16 @@ class Collector:
             data = backend.data(0)
             row: dict[str, Any] = {"states": np.concatenate([[data.time], data.qpos, data.qvel]), "proprio": backend.proprio(0)}
             try:
-                step = expert.act(SceneView(backend.model(0), data))
-                executed = noise(step.action)
-                reward = backend.step(0, executed).reward
+                decision = decide(SceneView(backend.model(0), data))
+                reward = backend.step(0, decision.executed).reward
             except SimError as error:
                 raise _Failed(str(error)) from error
-            rows.append(row | {"clean": step.action, "executed": executed, "skill": step.skill.value, "reward": reward})
+            rows.append(row | vars(decision) | {"reward": reward})
             if reward > 0 and not success:
                 success, end = True, min(limit, len(rows) + SETTLE_STEPS)
         if not success:
             raise _Failed(f"no success within {limit} steps")
-        provenance = {"source": "scripted expert", "attempt": attempt, "noise": asdict(collection.noise)}
-        return self._assemble(collection, spec, rows, frames, provenance)
+        return rows, frames
 
     def _assemble(
         self,
@@ -185,6 +222,29 @@ class Collector:
             env_args={"type": 1, "env_name": name, "problem_name": name.lower(), "bddl_file": bddl, "env_kwargs": arguments},
             extra={"collection": collection.to_json()},
         )
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What happens at one step."""
+
+    clean: np.ndarray
+    """The expert's action."""
+    executed: np.ndarray
+    """With noise."""
+    skill: str
+
+
+def _in_turn(decisions: list[_Decision]) -> Callable[[SceneView], _Decision]:
+    """Decides without looking: one after another."""
+    left = iter(decisions)
+    return lambda scene: next(left)
+
+
+def _fingers_move(actions: Float32[np.ndarray, "T 7"]) -> Bool[np.ndarray, "T"]:
+    """Which steps follow a change of the gripper's command so soon that the fingers are still on their way."""
+    changed = np.flatnonzero(actions[1:, 6] != actions[:-1, 6]) + 1
+    return np.isin(np.arange(len(actions)), changed[:, None] + np.arange(FINGER_STEPS))
 
 
 class _Failed(Exception):

@@ -14,7 +14,7 @@ from vla_rl.data import DatasetError, Demonstration
 from vla_rl.data.convention import Convention
 from vla_rl.data.dataset import ReadOptions, WriteOptions
 from vla_rl.data.formats import FORMATS, convert, dataset_info, format_of, read_episodes
-from vla_rl.data.libero_hdf5 import write_demonstrations
+from vla_rl.data.libero_hdf5 import add_episode, parts_folder, write_demonstrations
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,15 @@ def test_other_rates_are_kept_and_not_mixed(tmp_path: Path) -> None:
         assert [demo.fps for _, demo in read_episodes(tmp_path / to)] == [12.5, 12.5]
     with pytest.raises(DatasetError, match=r"episode 1 runs at 20 Hz, those before at 12\.5"):
         convert(tmp_path / "b", tmp_path / "mixed", "lerobot")
+
+
+def test_an_unfinished_collection_is_a_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "push_it_demo.hdf5"
+    add_episode(path, header("push_it"), 4, demonstration())
+    for place in (path, tmp_path, parts_folder(path)):
+        info = dataset_info(place)
+        assert (info.format, info.episodes) == ("hdf5", 1) and "unfinished" in info.remarks[0]
+        assert len(list(read_episodes(place))) == 1
 
 
 def test_what_is_no_dataset_is_said(tmp_path: Path) -> None:

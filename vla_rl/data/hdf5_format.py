@@ -30,6 +30,7 @@ from vla_rl.data.libero_hdf5 import (
     instruction_of,
     merge_parts,
     open_dataset,
+    parts_folder,
     read_demonstrations,
 )
 
@@ -37,6 +38,8 @@ from vla_rl.data.libero_hdf5 import (
 def is_hdf5(path: Path) -> bool:
     if path.is_file():
         return path.suffix in (".hdf5", ".h5")
+    if parts_folder(path).is_dir():  # an unfinished file: only its episodes are there
+        return True
     return any(path.glob("*.hdf5")) or any(path.glob("*.hdf5.parts")) or path.name.endswith(".hdf5.parts")
 
 
