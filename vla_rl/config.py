@@ -53,6 +53,8 @@ class SimConfig(Section):
     """exact: the benchmark's own picture; fast: visual meshes at the level of detail that the image size can show."""
     antialiasing: Positive = 4
     """Samples a pixel: MSAA in exact pictures (4 is the benchmark's own), supersampling in fast ones; 1: none."""
+    controller: Literal["exact", "fast"] = "exact"
+    """exact: the benchmark's arm controller, bit for bit; fast: the same up to rounding, which contacts amplify."""
 
 
 class PolicyConfig(Section):

@@ -23,6 +23,7 @@ from vla_rl.sim.libero.stepper import Episode, PhysicsDiverged, Stepper
 from vla_rl.sim.libero.tasks import LiberoTask, find_task
 from vla_rl.types import EpisodeSpec
 
+CONTROLLERS = ("exact", "fast")
 _STATE_FORMAT = 1
 
 
@@ -49,13 +50,18 @@ class LiberoBackend:
         image_size: int = 128,
         render_quality: str = "exact",
         antialiasing: int = 4,
+        controller: str = "exact",
         max_scenes: int = 4,
     ) -> None:
-        """`antialiasing` is in samples a pixel: MSAA in exact frames, supersampling in fast ones.
+        """`antialiasing` is in samples a pixel: MSAA in exact frames, supersampling in fast ones. `controller` "exact" is
+        robosuite's to the bit, "fast" the same up to rounding.
 
-        Raises `SimError` for an unknown render quality or antialiasing, or where offscreen rendering does not work.
+        Raises `SimError` for an unknown render quality, antialiasing or controller, or where offscreen rendering does not work.
         """
         check_pictures(render_quality, antialiasing)
+        if controller not in CONTROLLERS:
+            raise SimError(f"LIBERO has no controller {controller!r}; choose one of: {', '.join(CONTROLLERS)}")
+        self._controller = controller
         self._cameras, self._max_scenes = tuple(cameras), max_scenes
         self._stages = Stages(render_quality, image_size)
         self._steppers: OrderedDict[LiberoTask, Stepper] = OrderedDict()
@@ -216,7 +222,7 @@ class LiberoBackend:
             scene = Scene(task, self._stages)
             for camera in self._cameras:
                 scene.camera_id(camera)
-            self._steppers[task] = Stepper(scene)
+            self._steppers[task] = Stepper(scene, self._controller)
             self._drop_idle(scene.stage)
         self._steppers.move_to_end(task)
         return self._steppers[task]

@@ -12,15 +12,14 @@ Legend: n = 7 arm joints, nv degrees of freedom of the model; m, rad, s, N m.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numba
 import numpy as np
 from jaxtyping import Float64
 
+from vla_rl.sim.libero.compiled import compiled
 from vla_rl.sim.libero.engine import control_utils, mujoco, transform_utils
+from vla_rl.sim.libero.fast_controller import write_torques
 
 ACTION_DIM = 7
 STIFFNESS = 150.0
@@ -88,10 +87,13 @@ class ArmReading:
 
 
 class ArmController:
-    """Reads the arm from a model's data and writes the actuators' commands there."""
+    """Reads the arm from a model's data and writes the actuators' commands there.
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, robot: RobotIndices) -> None:
-        self._model, self._data, self._robot = model, data, robot
+    "exact" computes them as robosuite does, bit for bit; "fast" equally up to rounding (`fast_controller`).
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, robot: RobotIndices, kind: str = "exact") -> None:
+        self._model, self._data, self._robot, self._is_fast = model, data, robot, kind == "fast"
         low, high = model.actuator_ctrlrange.T.copy()
         self._low, self._high = low[robot.actuators], high[robot.actuators]
         self._finger_centre = 0.5 * (high + low)[robot.finger_actuators]
@@ -132,6 +134,14 @@ class ArmController:
         tau = J^T [L_p F; L_r T] + bias + N^T M (10 (q0 - q) - 2 sqrt(10) qd), clipped to the motors' limits, with
         L_p = (J_p M^-1 J_p^T)^-1, L_r likewise, F = kp e_p - kd v, T = kp e_r - kd w and N = 1 - M^-1 J^T L J.
         """
+        step = FINGER_STEP * np.sign(gripper)
+        _write_fingers(state.fingers, step, self._finger_centre, self._finger_reach, self._finger_command)
+        if self._is_fast and write_torques(
+            arm.mass, arm.jacobian, arm.qpos, arm.qvel, arm.position, arm.rotation, arm.velocity,
+            state.goal_position, state.goal_rotation, state.rest_joints,
+            STIFFNESS, DAMPING, self._bias, self._low, self._high, self._arm_command,
+        ):  # fmt: skip
+            return
         force, torque, force_map, torque_map, rest_torques = _task_space(
             arm.mass, arm.jacobian, arm.qpos, arm.qvel, arm.position, arm.rotation, arm.velocity,
             state.goal_position, state.goal_rotation, state.rest_joints,
@@ -139,19 +149,9 @@ class ArmController:
         self._wrench[:3], self._wrench[3:] = np.dot(force_map, force), np.dot(torque_map, torque)
         torques = np.dot(arm.jacobian.T, self._wrench)
         _write_arm(torques, self._bias, rest_torques, self._low, self._high, self._arm_command)
-        step = FINGER_STEP * np.sign(gripper)
-        _write_fingers(state.fingers, step, self._finger_centre, self._finger_reach, self._finger_command)
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled, and kept on disk where there is a folder to write to."""
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:
-        return numba.njit(function)
-
-
-@_jit
+@compiled
 def _task_space(mass, jacobian, qpos, qvel, position, rotation, velocity, goal_position, goal_rotation, rest_joints):  # type: ignore[no-untyped-def]
     """Force [3] and torque [3] that the errors ask for, the maps [3, 3] that make a wrench of them, nullspace torques [n]."""
     force = (goal_position - position) * STIFFNESS + (-velocity[:3]) * DAMPING
@@ -162,13 +162,13 @@ def _task_space(mass, jacobian, qpos, qvel, position, rotation, velocity, goal_p
     return force, torque, force_map, torque_map, rest_torques
 
 
-@_jit
+@compiled
 def _write_arm(torques, bias, rest_torques, low, high, command):  # type: ignore[no-untyped-def]
     for i in range(len(torques)):
         command[i] = min(max(torques[i] + bias[i] + rest_torques[i], low[i]), high[i])
 
 
-@_jit
+@compiled
 def _write_fingers(fingers, step, centre, reach, command):  # type: ignore[no-untyped-def]
     fingers[0] = min(max(fingers[0] - step, -1.0), 1.0)
     fingers[1] = min(max(fingers[1] + step, -1.0), 1.0)

@@ -55,10 +55,10 @@ class Episode:
 class Stepper:
     """Runs episodes on one scene, one at a time."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, controller: str = "exact") -> None:
         model, data, robot = scene.model, scene.data, scene.robot
         self.scene = scene
-        self._arm = ArmController(model, data, robot)
+        self._arm = ArmController(model, data, robot, controller)
         self._qpos, self._hand_quaternion = data.qpos, data.xquat[robot.hand_body]
         if round(0.05 / model.opt.timestep) != SUBSTEPS:
             raise SimError(f"{scene.task.suite} task {scene.task.task_id} has a time step of {model.opt.timestep} s, not 0.002 s")

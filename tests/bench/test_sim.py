@@ -48,7 +48,8 @@ def test_wrong_settings(overrides: list[str], error: type[Exception], message: s
 
 def made_up() -> SimBenchmark:
     """Two repeats, the second at half the speed for all; RLinf is missing."""
-    rates = {"fast": 260.0, "exact": 50.0, "libero": 10.0, "physics": 180.0, "robosuite": 50.0, "bare": 450.0}
+    rates = {"fast": 260.0, "exact": 50.0, "libero": 10.0, "physics": 150.0, "robosuite": 50.0, "bare": 450.0}
+    rates["fast_physics"] = 210.0
     found = {name: Measurement(name, rates=[rate, rate / 2]) for name, rate in rates.items()}
     missing = Measurement("rlinf", problem="not installed: pip install rlinf")
     found["fast"].resets = {"settled": [0.09, 0.11, 0.08]}
@@ -65,8 +66,10 @@ def test_verdicts_come_from_ratios_within_a_repeat() -> None:
         "exact pictures against LIBERO's vector environment": "NOT MET",  # 5
         "fast pictures against RLinf's environment": "not measured",
         "exact pictures against RLinf's environment": "not measured",
-        "physics against robosuite, per core": "met",  # 3.6
-        "physics against bare mj_step, per core": "NOT MET",  # 0.4
+        "physics, exact controller, against robosuite, per core": "NOT MET",  # 3
+        "physics, exact controller, against bare mj_step, per core": "NOT MET",  # 0.33
+        "physics, fast controller, against robosuite, per core": "met",  # 4.2
+        "physics, fast controller, against bare mj_step, per core": "met",  # 0.47
         "reset, settling steps and pictures included": "met",  # 90 ms
         "reset of a cached task, not settled": "NOT MET",  # 30 ms
         "memory of a further environment": "met",
@@ -80,7 +83,7 @@ def test_tables_name_what_is_missing() -> None:
     assert "ran 2 environments, a process each" in text
     assert "| 64 | 150 (100-200) | 426.7 | 564 | 1.00 |" in text
     record = json.loads(json.dumps(sim_report.to_dict(made_up())))
-    assert record["machine"]["cpu_cores"] >= 1 and len(record["targets"]) == 10 and len(record["scaling"]) == 3
+    assert record["machine"]["cpu_cores"] >= 1 and len(record["targets"]) == 12 and len(record["scaling"]) == 3
 
 
 @pytest.mark.slow
@@ -104,8 +107,8 @@ def test_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["fast"].parts["frames"] == 2 * found["fast"].parts["turns"] > 0
     assert 0 < min(found["physics"].resets["unsettled"]) < min(found["physics"].resets["settled"])
     measured = {target.name: target.value.median for target in sim_report.targets(benchmark) if target.value}
-    assert measured["physics against robosuite, per core"] > 1.5
-    assert 0.2 < measured["physics against bare mj_step, per core"] < 1
+    assert measured["physics, exact controller, against robosuite, per core"] > 1.5
+    assert 0.2 < measured["physics, exact controller, against bare mj_step, per core"] < 1
 
 
 def test_too_little_memory_is_said_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

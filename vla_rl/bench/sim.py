@@ -18,7 +18,7 @@ from vla_rl.bench.systems import TITLES
 from vla_rl.progress import Progress
 from vla_rl.sim.base import SimError
 
-ROUNDS = (("fast", "exact", "libero"), ("fast", "exact", "rlinf"), ("physics", "robosuite", "bare"), ("blind",))
+ROUNDS = (("fast", "exact", "libero"), ("fast", "exact", "rlinf"), ("physics", "fast_physics", "robosuite", "bare"), ("blind",))
 """Systems that are alive together and take turns: all at once, the peers' processes fill the memory of a small machine."""
 PEERS = ("libero", "rlinf", "robosuite")
 VECTORS = ("fast", "exact", "blind", "libero", "rlinf")

@@ -96,10 +96,12 @@ class BlindSystem(PoolSystem):
 class PhysicsSystem:
     """One environment without cameras in this process: what a core does with our stepping loop."""
 
+    controller = "exact"
+
     def __init__(self, settings: SimSettings) -> None:
         from vla_rl.sim.libero.backend import LiberoBackend
 
-        self._backend = LiberoBackend(num_slots=1, cameras=())
+        self._backend = LiberoBackend(num_slots=1, cameras=(), controller=self.controller)
         self._specs = settings.specs()
 
     def restart(self) -> None:
@@ -128,6 +130,10 @@ class PhysicsSystem:
 
     def close(self) -> None:
         self._backend.close()
+
+
+class FastPhysicsSystem(PhysicsSystem):
+    controller = "fast"
 
 
 class BareSystem(PhysicsSystem):
@@ -183,6 +189,7 @@ SYSTEMS: Mapping[str, str] = {
     "libero": "vla_rl.bench.peer_systems:LiberoVectorSystem",
     "rlinf": "vla_rl.bench.peer_systems:RlinfSystem",
     "physics": "vla_rl.bench.systems:PhysicsSystem",
+    "fast_physics": "vla_rl.bench.systems:FastPhysicsSystem",
     "robosuite": "vla_rl.bench.peer_systems:RobosuiteSystem",
     "bare": "vla_rl.bench.systems:BareSystem",
 }
@@ -194,6 +201,7 @@ TITLES: Mapping[str, str] = {
     "libero": "LIBERO SubprocVectorEnv",
     "rlinf": "RLinf LiberoEnv",
     "physics": "ours, no cameras, one core",
+    "fast_physics": "ours, no cameras, fast controller, one core",
     "robosuite": "robosuite env.step, no cameras, one core",
     "bare": "bare mj_step, same motion, one core",
 }

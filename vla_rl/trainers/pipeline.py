@@ -29,6 +29,7 @@ def open_sim(config: Config) -> VectorSim:
         image_size=sim.image_size,
         render_quality=sim.render_quality,
         antialiasing=sim.antialiasing,
+        controller=sim.controller,
     )
 
 

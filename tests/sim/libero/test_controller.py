@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from vla_rl.sim.libero.controller import ArmReading, ControllerState, _task_space, _write_arm, _write_fingers
+from vla_rl.sim.libero.controller import DAMPING, STIFFNESS, ArmReading, ControllerState, _task_space, _write_arm, _write_fingers
+from vla_rl.sim.libero.fast_controller import write_torques
 
 
 def make_state() -> ControllerState:
@@ -80,3 +81,24 @@ def test_the_gripper_integrates_and_saturates() -> None:
     for _ in range(200):
         _write_fingers(fingers, 0.01, centre, reach, command)
     assert fingers.tolist() == [-1.0, 1.0] and command == pytest.approx([0.0, 0.0])
+
+
+def test_the_fast_controller_computes_the_same_torques() -> None:
+    """Random arms, against robosuite's pseudo-inverses; where an arm is singular it leaves the work to them."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        half, jacobian = rng.normal(size=(7, 7)), np.asfortranarray(rng.normal(size=(6, 7)))
+        mass = np.asfortranarray(half @ half.T + np.eye(7))
+        qpos, qvel, rest, bias = rng.normal(size=(4, 7))
+        position, goal_position = rng.normal(size=(2, 3))
+        rotation, goal_rotation = (np.linalg.qr(rng.normal(size=(3, 3)))[0].copy() for _ in range(2))
+        velocity, low, high, found = rng.normal(size=6), np.full(7, -1e4), np.full(7, 1e4), np.zeros(7)
+        reading = (mass, jacobian, qpos, qvel, position, rotation, velocity, goal_position, goal_rotation, rest)
+        force, torque, force_map, torque_map, pull = _task_space(*reading)
+        expected = jacobian.T @ np.concatenate([force_map @ force, torque_map @ torque]) + bias + pull
+        assert write_torques(*reading, STIFFNESS, DAMPING, bias, low, high, found)
+        assert found == pytest.approx(np.clip(expected, low, high), rel=1e-8, abs=1e-8)
+        jacobian[5] = jacobian[4]
+        found[:] = 7.0
+        assert not write_torques(*reading, STIFFNESS, DAMPING, bias, low, high, found)
+        assert (found == 7.0).all()
