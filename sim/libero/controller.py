@@ -124,8 +124,7 @@ class ArmController:
             mujoco.mj_fullM(self._model, self._data, self._inertia)
         else:
             mujoco.mj_fullM(self._model, self._inertia, self._data.qM)
-        arm.mass[:] = self._inertia[dof, dof]
-        arm.jacobian[:3], arm.jacobian[3:] = linear[:, dof], angular[:, dof]
+        _gather(self._inertia, linear, angular, dof.start, arm.mass, arm.jacobian)
         arm.velocity[:3], arm.velocity[3:] = np.dot(linear, self._qvel), np.dot(angular, self._qvel)
 
     def command(self, state: ControllerState, gripper: float, arm: ArmReading) -> None:
@@ -149,6 +148,16 @@ class ArmController:
         self._wrench[:3], self._wrench[3:] = np.dot(force_map, force), np.dot(torque_map, torque)
         torques = np.dot(arm.jacobian.T, self._wrench)
         _write_arm(torques, self._bias, rest_torques, self._low, self._high, self._arm_command)
+
+
+@compiled
+def _gather(inertia, linear, angular, start, mass, jacobian):  # type: ignore[no-untyped-def]
+    """The arm's part of the model's inertia [nv, nv] and of the Jacobians [3, nv]."""
+    for i in range(len(mass)):
+        for j in range(len(mass)):
+            mass[i, j] = inertia[start + i, start + j]
+        for row in range(3):
+            jacobian[row, i], jacobian[3 + row, i] = linear[row, start + i], angular[row, start + i]
 
 
 @compiled
