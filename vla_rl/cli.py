@@ -149,6 +149,30 @@ def bench_fidelity(
         raise typer.Exit(1)
 
 
+@bench.command("expert")
+def bench_expert(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASKS]...", help="libero_goal, libero_goal:3, libero_90:0-9; all.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Of each task, from initial states that training never sees.")] = 20,
+    noise: Annotated[float, typer.Option(min=0.0, help="Standard deviation of the noise on executed actions.")] = 0.0,
+    record: Annotated[Path, typer.Option(help="One line an episode; episodes that it holds are not run again.")] = Path(
+        "runs/bench_expert.jsonl"
+    ),
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """How often the scripted expert solves each of LIBERO's 130 tasks, and why it fails."""
+    from vla_rl.bench import expert
+    from vla_rl.bench.output import show
+
+    chosen = expert.selected_tasks(tasks or [])
+    for outcome in expert.measure(chosen, episodes, noise, record):
+        print(expert.line(outcome), file=sys.stderr, flush=True)
+    outcomes = [outcome for outcome in expert.read_outcomes(record) if (outcome.suite, outcome.task_id) in set(chosen)]
+    show(expert.tables(outcomes, noise), expert.to_dict(outcomes, noise), json_path, as_markdown)
+
+
 @bench.command("soak")
 def bench_soak(
     overrides: Overrides = None,

@@ -68,7 +68,7 @@ def measure(
 ) -> Iterator[ExpertOutcome]:
     """Run the episodes that `record` does not hold yet, task by task; yields and appends each as it ends."""
     done = {outcome.key for outcome in read_outcomes(record)}
-    backend = LiberoBackend(num_slots=1, cameras=())
+    backend = LiberoBackend(num_slots=1, cameras=(), max_scenes=1)
     try:
         for suite, task_id in tasks:
             for seed in range(first_seed, first_seed + episodes_per_task):
@@ -91,8 +91,10 @@ def run_episode(backend: LiberoBackend, spec: EpisodeSpec, noise: float) -> Expe
     try:
         backend.reset(0, spec)
         expert = TaskExpert.of(backend, 0)
+        view = SceneView(backend.model(0), backend.data(0))
         while steps < backend.max_steps(0) and not success:
-            step = expert.act(SceneView(backend.model(0), backend.data(0)))
+            backend.data(0)  # brings the poses that the view shows up to date
+            step = expert.act(view)
             where = f"{step.skill.value}: {step.subgoal}"
             success = backend.step(0, disturb(step.action)).success
             steps += 1
@@ -102,6 +104,12 @@ def run_episode(backend: LiberoBackend, spec: EpisodeSpec, noise: float) -> Expe
     return ExpertOutcome(
         spec.suite, spec.task_id, spec.seed, noise, success, steps, reason, round(time.perf_counter() - start, 2)
     )
+
+
+def line(outcome: ExpertOutcome) -> str:
+    """An episode in one line, for a terminal."""
+    end = "success" if outcome.success else outcome.reason
+    return f"{outcome.suite} {outcome.task_id}, seed {outcome.seed}: {end} ({outcome.steps} steps, {outcome.seconds:.0f} s)"
 
 
 def read_outcomes(record: Path) -> list[ExpertOutcome]:

@@ -5,6 +5,7 @@ from vla_rl.sim.libero.expert.goals import Subgoal, parse_goals
 from vla_rl.sim.libero.expert.noise import ActionNoise, NoiseSettings
 from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView
 from vla_rl.sim.libero.expert.skills import ExpertStep, Skill
+from vla_rl.sim.libero.expert.style import Style
 
 __all__ = [
     "ActionNoise",
@@ -13,6 +14,7 @@ __all__ = [
     "NoiseSettings",
     "SceneView",
     "Skill",
+    "Style",
     "Subgoal",
     "TaskExpert",
     "parse_goals",

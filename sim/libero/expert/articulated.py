@@ -17,6 +17,7 @@ from vla_rl.sim.libero.expert.joints import MovingPart
 from vla_rl.sim.libero.expert.motion import DOWN, funnel, straight, turn_to
 from vla_rl.sim.libero.expert.scene_view import SceneView, highest_on_the_way
 from vla_rl.sim.libero.expert.skills import CLOSE, OPEN, Command, Skill
+from vla_rl.sim.libero.expert.style import PLAIN, Style
 
 LEAD = 0.06
 """How far the target runs ahead on the path, m."""
@@ -24,6 +25,8 @@ TURN_LEAD = 0.35
 """The same for a knob, rad."""
 MARGIN = 0.02
 CLOSING_STEPS, OPENING_STEPS = 14, 10
+BEYOND_STEPS, BEYOND_STEPS_OF_A_DOOR = 5, 20
+"""Control steps that the hand goes on once the part is far enough: a door follows the hand back a little at the release."""
 STUCK_STEPS = 30
 """Control steps without progress after which another hold is tried."""
 PROGRESS = 0.004
@@ -39,9 +42,10 @@ LOST = 0.035
 class JointManeuver:
     """Brings a moving part to one end of its range."""
 
-    def __init__(self, part: MovingPart, opens: bool, turns: bool, reached: Callable[[], bool]) -> None:
+    def __init__(self, part: MovingPart, opens: bool, turns: bool, reached: Callable[[], bool], style: Style = PLAIN) -> None:
         """`opens` says towards which end, `turns` that the part is a knob; `reached` tells when it is far enough."""
         self._part, self._opens, self._turns, self._reached = part, opens, turns, reached
+        self._style = style
         self._stage: Callable[[SceneView], Command] = self._line
         self._skill = Skill.REACH
         self._hold: Hold | None = None
@@ -49,6 +53,7 @@ class JointManeuver:
         self._since = 0
         self._best = 0.0
         self._on_line = False
+        self._beyond = 0
         self.done = False
 
     @property
@@ -76,16 +81,18 @@ class JointManeuver:
         gripper = CLOSE if hold.pushes else OPEN
         if not self._on_line:
             below = max(lowest_point(rotation, OPEN_HALF), lowest_point(DOWN, OPEN_HALF))
-            top = highest_on_the_way(scene, grip, start, half_width=0.08)
-            hover = max(min(top + below + MARGIN, scene.ceiling(grip[:2])), start[2])
+            top = highest_on_the_way(
+                scene, grip, start, half_width=0.08 + self._style.aside(float(np.linalg.norm((start - grip)[:2])))
+            )
+            hover = max(min(top + below + MARGIN + self._style.height, scene.ceiling(grip[:2])), start[2])
             waiting = start if off < 0.3 else np.array([*start[:2], max(start[2], hover)])
-            command, arrived = funnel(grip, waiting, hover, radius=0.03)
+            command, arrived = funnel(grip, waiting, hover, radius=0.03, style=self._style)
             self._on_line = arrived and off < 0.12
             return Command(command, turn, gripper)
         if hold.pushes:
             self._enter(self._follow)
             return self._follow(scene)
-        command, arrived = straight(grip, start, target)
+        command, arrived = straight(grip, start, target, self._style)
         if arrived:
             self._enter(self._close)
         return Command(command, turn, gripper)
@@ -106,13 +113,16 @@ class JointManeuver:
             self._best, self._since = progress, 0
         here, _ = hold.now(scene, part)
         slipped = not hold.pushes and np.linalg.norm(here - scene.grip_position) > LOST
-        if self._reached() or self._since > STUCK_STEPS or slipped:
+        self._beyond = self._beyond + 1 if self._reached() else 0
+        swings = not (part.is_slide or self._turns)
+        enough = self._beyond > (BEYOND_STEPS_OF_A_DOOR if swings else BEYOND_STEPS)
+        if enough or self._since > STUCK_STEPS or slipped:
             if not self._reached():
                 self._failed.append(hold)
             self._enter(self._release)
             return Command(np.zeros(3), np.zeros(3), CLOSE if hold.pushes else OPEN)
         target, rotation = hold.now(scene, part, self._lead(scene, here))
-        command = straight(scene.grip_position, target, target)[0]
+        command = straight(scene.grip_position, target, target, self._style)[0]
         turn, _ = turn_to(scene.grip_rotation, rotation, tolerance=0.1 if part.is_slide else 0.02)
         return Command(command, turn, CLOSE)
 

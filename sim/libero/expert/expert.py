@@ -20,13 +20,15 @@ from vla_rl.sim.libero.expert.joints import moving_part
 from vla_rl.sim.libero.expert.pick_place import PlaceManeuver
 from vla_rl.sim.libero.expert.scene_view import ExpertError, SceneView
 from vla_rl.sim.libero.expert.skills import OPEN, Command, ExpertStep, Maneuver, Skill
+from vla_rl.sim.libero.expert.style import PLAIN, Style
 
 
 class TaskExpert:
     """Solves one episode of a task; make a new one for every episode."""
 
-    def __init__(self, goal_state: Sequence[Sequence[str]], holds: Callable[[list[str]], bool]) -> None:
+    def __init__(self, goal_state: Sequence[Sequence[str]], holds: Callable[[list[str]], bool], style: Style = PLAIN) -> None:
         """`holds` tells whether a BDDL predicate is true of the state that `act` is given. Raises `ExpertError`."""
+        self._style = style
         self._goals = parse_goals(goal_state)
         self._holds = holds
         self._plan: list[Subgoal] | None = None
@@ -34,9 +36,9 @@ class TaskExpert:
         self._failed: dict[str, list[Grasp]] = {}
 
     @staticmethod
-    def of(backend: LiberoBackend, slot: int) -> TaskExpert:
+    def of(backend: LiberoBackend, slot: int, style: Style = PLAIN) -> TaskExpert:
         """The expert for the task of a slot, with LIBERO's own predicates."""
-        return TaskExpert(backend.goal(slot), lambda words: bool(backend.problem(slot)._eval_predicate(words)))
+        return TaskExpert(backend.goal(slot), lambda words: bool(backend.problem(slot)._eval_predicate(words)), style)
 
     @property
     def done(self) -> bool:
@@ -65,9 +67,11 @@ class TaskExpert:
 
     def _begin(self, scene: SceneView, goal: Subgoal) -> Maneuver:
         if goal.predicate in PLACING:
-            return PlaceManeuver(goal.arguments[0], goal.arguments[1], self._failed.setdefault(goal.arguments[0], []))
+            return PlaceManeuver(
+                goal.arguments[0], goal.arguments[1], self._failed.setdefault(goal.arguments[0], []), self._style
+            )
         if goal.predicate == "up":
             raise ExpertError(f"no task of LIBERO's 130 lifts an object for its own sake: {goal.label}")
         part = moving_part(scene, goal.arguments[0])
         opens = goal.predicate in ("open", "turnon")
-        return JointManeuver(part, opens, part.is_knob(scene), lambda: self._holds(goal.words))
+        return JointManeuver(part, opens, part.is_knob(scene), lambda: self._holds(goal.words), self._style)

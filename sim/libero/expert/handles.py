@@ -70,7 +70,7 @@ def plan_pull(scene: SceneView, part: MovingPart, failed: Sequence[Hold] = ()) -
     positions, rotations = np.array([pose[0] for pose in poses]), np.array([pose[1] for pose in poses])
     turned = angle_between(rotations, DOWN)
     # Far from a hinge the lever is longest; a knob is best held at its middle.
-    lever = np.array([_lever(scene, part, position) for position in positions])
+    lever = _levers(scene, part, positions)
     cost = turned + (2.0 * lever if part.is_knob(scene) else -2.0 * lever) + 20.0 * np.array([pose[2] for pose in poses])
     near, far = COMFORTABLE
     stretch = np.linalg.norm(positions - WRIST_BEYOND * rotations[:, :, 2] - scene.base, axis=1)
@@ -89,12 +89,13 @@ def plan_pull(scene: SceneView, part: MovingPart, failed: Sequence[Hold] = ()) -
     raise ExpertError("no handle can be reached by an open hand")
 
 
-def _lever(scene: SceneView, part: MovingPart, point: np.ndarray) -> float:
+def _levers(scene: SceneView, part: MovingPart, points: Float64[np.ndarray, "P 3"]) -> Float64[np.ndarray, "P"]:
+    """Distances from a hinge's axis; 0 for a slide."""
     if part.is_slide:
-        return 0.0
-    offset = point - scene.data.xanchor[part.joint]
+        return np.zeros(len(points))
+    offset = points - scene.data.xanchor[part.joint]
     axis = part.axis(scene)
-    return float(np.linalg.norm(offset - (offset @ axis) * axis))
+    return np.linalg.norm(offset - np.outer(offset @ axis, axis), axis=1)
 
 
 def _grasps_of(scene: SceneView, geom: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
@@ -106,20 +107,22 @@ def _grasps_of(scene: SceneView, geom: int) -> list[tuple[np.ndarray, np.ndarray
     if 2 * half[order[1]] < WIDEST:
         for angle in ANGLES:
             approach = np.cos(angle) * thin + np.sin(angle) * middle
-            finger = np.cross(long, approach)
+            hands = _both(_cross(long, approach), approach)
             for shift, back in itertools.product((0.0, -0.5, 0.5), BACKED_OFF):
                 position = centre + shift * half[order[2]] * long - back * approach
-                poses += [(position, rotation, back) for rotation in _both(finger, approach)]
+                poses += [(position, rotation, back) for rotation in hands]
     # From above, with the fingers across a thin horizontal side, upright or leaning within the plane of the pads.
     up = int(np.abs(axes[2]).argmax())
     if abs(axes[2, up]) > 0.97:
         top = centre[2] + half[up]
         for side in (index for index in range(3) if index != up and 2 * half[index] < WIDEST):
-            along = np.cross(axes[:, side], np.array([0.0, 0.0, 1.0]))
-            for depth, lean in itertools.product(TOP_DEPTHS, LEANS):
-                position = np.array([centre[0], centre[1], top - min(depth, 2 * half[up] - 0.002)])
+            along = _cross(axes[:, side], np.array([0.0, 0.0, 1.0]))
+            for lean in LEANS:
                 approach = np.sin(lean) * along - np.cos(lean) * np.array([0.0, 0.0, 1.0])
-                poses += [(position, rotation, 0.0) for rotation in _both(axes[:, side], approach)]
+                hands = _both(axes[:, side], approach)
+                for depth in TOP_DEPTHS:
+                    position = np.array([centre[0], centre[1], top - min(depth, 2 * half[up] - 0.002)])
+                    poses += [(position, rotation, 0.0) for rotation in hands]
     return poses
 
 
@@ -127,7 +130,13 @@ def _both(finger: np.ndarray, approach: np.ndarray) -> list[np.ndarray]:
     """The two hand rotations with these axes; they differ in which finger is which."""
     finger = finger - (finger @ approach) * approach
     finger /= np.linalg.norm(finger)
-    return [np.stack([sign * finger, np.cross(approach, sign * finger), approach], axis=1) for sign in (1.0, -1.0)]
+    pads = _cross(approach, finger)
+    return [np.array([sign * finger, sign * pads, approach]).T for sign in (1.0, -1.0)]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """NumPy's takes fifty times as long for two single vectors."""
+    return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
 def plan_push(scene: SceneView, part: MovingPart, failed: Sequence[Hold] = ()) -> Hold:
@@ -135,7 +144,7 @@ def plan_push(scene: SceneView, part: MovingPart, failed: Sequence[Hold] = ()) -
     centre, axes, half = scene.oriented_boxes(part.geoms)
     direction = np.array([part.opening_direction(scene, c) for c in centre])
     extent = np.einsum("gij,gi,gj->g", np.abs(axes), np.abs(direction), half)
-    lever = np.array([_lever(scene, part, c) for c in centre])
+    lever = _levers(scene, part, centre)
     # What stands out furthest is met first; on a door, the longer the lever, the better.
     rank = np.argsort(-(np.einsum("gi,gi->g", centre, direction) + extent if part.is_slide else lever + extent))
     options: list[tuple[float, Hold]] = []
@@ -143,9 +152,9 @@ def plan_push(scene: SceneView, part: MovingPart, failed: Sequence[Hold] = ()) -
         outward = direction[geom]
         for tilt in PUSH_TILTS:
             approach = -np.cos(tilt) * np.array([0.0, 0.0, 1.0]) - np.sin(tilt) * outward
-            for rotation in _both(np.cross(outward, approach), approach):
+            for rotation in _both(_cross(outward, approach), approach):
                 for shift, side, gap in itertools.product((0.0, 0.5, -0.5), (0.0, 0.7, -0.7), PUSH_GAPS):
-                    across = np.cross(outward, np.array([0.0, 0.0, 1.0]))
+                    across = _cross(outward, np.array([0.0, 0.0, 1.0]))
                     tall, wide = (float(np.abs(axes[geom].T @ way) @ half[geom]) for way in (np.array([0.0, 0.0, 1.0]), across))
                     contact = centre[geom] + extent[geom] * outward + side * wide * across
                     position = contact + (FINGER_HALF + 0.001) * outward + np.array([0.0, 0.0, shift * tall])

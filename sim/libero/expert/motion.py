@@ -6,11 +6,15 @@ import mujoco
 import numpy as np
 from jaxtyping import Float64
 
+from vla_rl.sim.libero.expert.style import PLAIN, Style
+
 GAIN = 12.0
 """Action per metre of error: 1 is reached at 8 cm."""
 SPEED = 0.7
 """Largest translation command (norm); 1 moves the arm at about 0.3 m/s."""
 DEAD_BAND = 0.02
+BEND_ENDS = 0.06
+"""A bent way becomes straight between twice this distance and this distance from its end, m."""
 ARRIVED = (0.007, 0.006)
 """Horizontal and vertical tolerance of an arrival, m."""
 ROTATION_UNIT = 0.5
@@ -26,7 +30,11 @@ def _quiet(command: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3"]:
 
 
 def funnel(
-    position: Float64[np.ndarray, "3"], target: Float64[np.ndarray, "3"], hover: float, radius: float = 0.02
+    position: Float64[np.ndarray, "3"],
+    target: Float64[np.ndarray, "3"],
+    hover: float,
+    radius: float = 0.02,
+    style: Style = PLAIN,
 ) -> tuple[Float64[np.ndarray, "3"], bool]:
     """Approach a target from above: over it at height `hover`, then down a funnel of the given radius, m.
 
@@ -39,14 +47,20 @@ def funnel(
     required = target[2] + share * max(hover - target[2], 0.0)
     error[2] = required - position[2]
     error[:2] *= np.clip(1.0 - (error[2] - 0.01) / 0.03, 0.0, 1.0)
+    if style.bend:
+        turn = style.bend * float(np.clip((distance - BEND_ENDS) / BEND_ENDS, 0.0, 1.0))
+        error[:2] = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ error[:2]
     command = GAIN * error
-    command *= min(1.0, SPEED / max(float(np.linalg.norm(command)), 1e-9))
+    command *= min(1.0, style.speed * SPEED / max(float(np.linalg.norm(command)), 1e-9))
     arrived = distance < ARRIVED[0] and abs(target[2] - position[2]) < ARRIVED[1]
     return _quiet(command), arrived
 
 
 def straight(
-    position: Float64[np.ndarray, "3"], start: Float64[np.ndarray, "3"], target: Float64[np.ndarray, "3"]
+    position: Float64[np.ndarray, "3"],
+    start: Float64[np.ndarray, "3"],
+    target: Float64[np.ndarray, "3"],
+    style: Style = PLAIN,
 ) -> tuple[Float64[np.ndarray, "3"], bool]:
     """Along the line from `start` to `target`, back onto it first where the hand is beside it; and whether it arrived."""
     error = target - position
@@ -58,7 +72,7 @@ def straight(
         off = float(np.linalg.norm(aside))
         error = aside + (error @ along) * along * float(np.clip(1.0 - (off - 0.004) / 0.01, 0.0, 1.0))
     command = GAIN * error
-    command *= min(1.0, SPEED / max(float(np.linalg.norm(command)), 1e-9))
+    command *= min(1.0, style.speed * SPEED / max(float(np.linalg.norm(command)), 1e-9))
     return _quiet(command), bool(np.linalg.norm(target - position) < ARRIVED[0])
 
 

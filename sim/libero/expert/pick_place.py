@@ -6,11 +6,13 @@ It reads poses from the simulator, so that it recovers from pushes, slips and dr
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float64
 
 from vla_rl.sim.libero.expert.grasps import CLEARANCE, FINGER, OPENING, PALM, PALM_HALF, TIP, Grasp, plan_grasp
 from vla_rl.sim.libero.expert.motion import SPEED, funnel, orientation_command
 from vla_rl.sim.libero.expert.scene_view import STRETCHED, SceneView, disc, highest_on_the_way
 from vla_rl.sim.libero.expert.skills import CLOSE, OPEN, Command, Skill
+from vla_rl.sim.libero.expert.style import PLAIN, Style
 
 MARGIN = 0.02
 """Room that is kept above obstacles, m."""
@@ -20,20 +22,23 @@ REACHING_STEPS = 100
 """Control steps after which a grasp that was not reached counts as failed."""
 OPENING_STEPS, CLOSING_STEPS, RETREAT_STEPS = 15, 15, 12
 """Control steps that opening, closing and withdrawing may take."""
+OVER, STALLED_STEPS = 0.02, 12
+"""What stops its descent so near the spot, m, for so many control steps is let go there."""
 
 
 class PlaceManeuver:
     """Puts one object into or onto a target (an object or a region)."""
 
-    def __init__(self, name: str, target: str, failed: list[Grasp]) -> None:
+    def __init__(self, name: str, target: str, failed: list[Grasp], style: Style = PLAIN) -> None:
         """`failed` are grasps of the object that failed before; those that fail now are added."""
-        self._object, self._target, self._failed = name, target, failed
+        self._object, self._target, self._failed, self._style = name, target, failed, style
         self._skill = Skill.REACH
         self._grasp: Grasp | None = None
         self._release = self._below = self._half_width = self._grip_width = 0.0
         self._lean = np.zeros(3)
         self._since = 0
         self._opening = 1.0
+        self._stalled, self._height = 0, 0.0
         self.done = False
 
     @property
@@ -78,9 +83,11 @@ class PlaceManeuver:
         target = grasp.position(scene, name)
         if scene.gripper_opening < OPENING and self._since < OPENING_STEPS:
             return np.zeros(3), OPEN
-        top = max(target[2] + grasp.depth, highest_on_the_way(scene, grip, target, half_width=OPENING + FINGER))
+        top = max(target[2] + grasp.depth, self._highest(scene, grip, target, OPENING + FINGER))
         free = target[2] + grasp.depth + TIP + CLEARANCE
-        command, arrived = funnel(grip, target, self._within_reach(scene, top + TIP + MARGIN, free))
+        command, arrived = funnel(
+            grip, target, self._within_reach(scene, top + TIP + MARGIN + self._style.height, free), style=self._style
+        )
         if arrived and scene.gripper_opening > 1.6 * OPENING:
             self._enter(Skill.GRASP)
             return np.zeros(3), CLOSE
@@ -105,10 +112,13 @@ class PlaceManeuver:
     def _transport(self, scene: SceneView) -> tuple[np.ndarray, float]:
         grip, held, spot = scene.grip_position, scene.position(self._object), self._spot(scene)
         target = np.array([*(grip[:2] + spot[:2] - held[:2]), self._release + grip[2] - held[2]])
-        top = highest_on_the_way(scene, held, spot, half_width=self._half_width, without=self._object)
-        height = self._within_reach(scene, top + self._below + MARGIN + grip[2] - held[2], target[2])
-        command, arrived = funnel(grip, target, height, radius=0.025)
-        if arrived:
+        top = self._highest(scene, held, spot, self._half_width, without=self._object)
+        height = self._within_reach(scene, top + self._below + MARGIN + self._style.height + grip[2] - held[2], target[2])
+        command, arrived = funnel(grip, target, height, radius=0.025, style=self._style)
+        over = float(np.linalg.norm(grip[:2] - target[:2])) < OVER
+        self._stalled = self._stalled + 1 if over and abs(grip[2] - self._height) < 5e-4 else 0
+        self._height = grip[2]
+        if arrived or self._stalled > STALLED_STEPS:
             self._enter(Skill.RELEASE)
             return np.zeros(3), OPEN
         if np.linalg.norm(spot[:2] - held[:2]) < 0.02:
@@ -144,14 +154,22 @@ class PlaceManeuver:
         self._below = origin[2] - box.low[2]
         self._half_width = float((box.high - box.low)[:2].max() / 2)
         spot = self._spot(scene)
-        floor = float(scene.heights(disc(spot[:2], 0.6 * self._half_width), without=self._object).max())
-        rim = float(scene.heights(disc(grip[:2] - origin[:2] + spot[:2], PALM_HALF[0]), without=self._object).max())
+        floor = float(scene.heights(disc(spot[:2], 0.6 * self._half_width, ticks=9), without=self._object).max())
+        palm = palm_print(scene.grip_rotation) + grip[:2] - origin[:2] + spot[:2]
+        rim = float(scene.heights(palm, without=self._object).max())
         self._release = max(floor + self._below + 0.006, rim + 0.01 - PALM - (grip[2] - origin[2]))
 
     def _spot(self, scene: SceneView) -> np.ndarray:
         if scene.has_body(self._target):
             return scene.bounds(self._target).centre
         return scene.region(self._target).centre
+
+    def _highest(
+        self, scene: SceneView, start: np.ndarray, end: np.ndarray, half_width: float, without: str | None = None
+    ) -> float:
+        """The highest shape on the way that the style takes."""
+        aside = self._style.aside(float(np.linalg.norm(end[:2] - start[:2])))
+        return highest_on_the_way(scene, start, end, half_width + aside, without=without)
 
     def _within_reach(self, scene: SceneView, height: float, lowest: float) -> float:
         return min(height, max(scene.ceiling(scene.grip_position[:2]), lowest))
@@ -161,3 +179,10 @@ class PlaceManeuver:
         assert self._grasp is not None
         gripped = self._grasp.position(scene, self._object)
         return bool(np.linalg.norm(gripped - scene.grip_position) > 0.03)
+
+
+def palm_print(rotation: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "M 2"]:
+    """Points under the whole palm, dense enough for the thin walls of baskets, from the grip centre."""
+    along, across = rotation[:2, 0], rotation[:2, 1]
+    u, v = np.linspace(-PALM_HALF[0], PALM_HALF[0], 53), np.linspace(-PALM_HALF[1], PALM_HALF[1], 17)
+    return (u[:, None, None] * along + v[:, None] * across).reshape(-1, 2)

@@ -5,7 +5,6 @@ Legend: G collision geoms, M query points, N bodies. Lengths in m, world frame, 
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import mujoco
@@ -50,6 +49,7 @@ class SceneView:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self.model = model
         self.data = data
+        self._inside: dict[int, np.ndarray] = {}
         self._grip = model.site(GRIP_SITE).id
         self._fingers = [model.joint(name).qposadr[0] for name in FINGER_JOINTS]
         self._finger_geoms = [np.flatnonzero(self._descendants(model.body(name).id)[model.geom_bodyid]) for name in FINGER_BODIES]
@@ -159,13 +159,14 @@ class SceneView:
         """An object's root body and all that hangs on it."""
         return [int(body) for body in np.flatnonzero(self._descendants(self.body_id(name)))]
 
-    @functools.cache  # noqa: B019 (a view lives for an episode)
     def _descendants(self, root: int) -> Bool[np.ndarray, "N"]:
         """Marks a body and all that hangs on it."""
-        inside = np.zeros(self.model.nbody, dtype=bool)
-        for body in range(self.model.nbody):
-            inside[body] = body == root or (body > 0 and inside[self.model.body_parentid[body]])
-        return inside
+        if root not in self._inside:
+            inside = np.zeros(self.model.nbody, dtype=bool)
+            for body in range(self.model.nbody):
+                inside[body] = body == root or (body > 0 and inside[self.model.body_parentid[body]])
+            self._inside[root] = inside
+        return self._inside[root]
 
     def region(self, site: str) -> Box:
         """The box of a goal region, as LIBERO's `in` predicate sees it (|R size| around the site)."""
@@ -246,9 +247,9 @@ class SceneView:
         return self.data.geom_xpos[geoms] + np.einsum("gij,gj->gi", axes, aabb[:, :3]), axes, aabb[:, 3:]
 
 
-def disc(centre: np.ndarray, radius: float) -> np.ndarray:
-    ticks = np.linspace(-radius, radius, 5)
-    offsets = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
+def disc(centre: np.ndarray, radius: float, ticks: int = 5) -> np.ndarray:
+    line = np.linspace(-radius, radius, ticks)
+    offsets = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     return centre + offsets[np.linalg.norm(offsets, axis=1) <= radius + 1e-9]
 
 
@@ -258,5 +259,5 @@ def highest_on_the_way(
     """The highest shape under a straight way of the given half width."""
     steps = max(2, int(np.linalg.norm(end[:2] - start[:2]) / 0.02))
     line = start[:2] + np.linspace(0, 1, steps)[:, None] * (end[:2] - start[:2])
-    points = (line[:, None] + disc(np.zeros(2), half_width)).reshape(-1, 2)
+    points = (line[:, None] + disc(np.zeros(2), half_width, ticks=9)).reshape(-1, 2)
     return float(scene.heights(points, without=without).max())
