@@ -129,32 +129,38 @@ def compare_task(task: LiberoTask, settings: FidelitySettings) -> TaskComparison
     finally:
         pair.close()
         del pair
-        gc.collect()  # LIBERO's problem objects hold each other, and with them hundreds of megabytes
+        gc.collect()
     return result
 
 
 class _Pair:
-    """Our backend and LIBERO's environment on one task."""
+    """Our backend and LIBERO's environment on one task.
+
+    LIBERO's is a new one for every episode: after a second reset of its own it repeats an episode with other last bits
+    (seen on libero_10 task 8), which contacts amplify.
+    """
 
     def __init__(self, task: LiberoTask, settings: FidelitySettings) -> None:
         self._task, self._settings = task, settings
         self._states: list[bytes] = []
         self.ours = LiberoBackend(num_slots=1, cameras=CAMERAS, image_size=settings.image_size, max_scenes=1)
-        self._theirs = PublishedEnv(task, settings.image_size, CAMERAS)
+        self._theirs: PublishedEnv | None = None
 
     def run(self, kind: str, init_state_id: int, next_action: Callable[[], np.ndarray | None]) -> EpisodeComparison:
         """One episode in lockstep, until there is no next action."""
         result = EpisodeComparison(kind, init_state_id)
+        self._close_theirs()
+        theirs = self._theirs = PublishedEnv(self._task, self._settings.image_size, CAMERAS)
         self.ours.reset(0, EpisodeSpec(self._task.suite, self._task.task_id, init_state_id=init_state_id))
-        self._look(self._theirs.start(init_state_id, look=True), result)
+        self._look(theirs.start(init_state_id, look=True), result)
         while (action := next_action()) is not None:
             result.steps += 1
             look = result.steps % self._settings.look_every == 0
             success = self.ours.step(0, action).success
-            observation, expected = self._theirs.step(action, look)
+            observation, expected = theirs.step(action, look)
             result.success |= success
             result.labels_that_differ += success != expected
-            difference = float(np.abs(self.ours.data(0).qpos - self._theirs.qpos).max())
+            difference = float(np.abs(self.ours.data(0).qpos - theirs.qpos).max())
             result.qpos_difference = max(result.qpos_difference, difference)
             if look:
                 self._look(observation, result)
@@ -185,8 +191,14 @@ class _Pair:
         return found
 
     def close(self) -> None:
-        self._theirs.close()
+        self._close_theirs()
         self.ours.close()
+
+    def _close_theirs(self) -> None:
+        if self._theirs is not None:
+            self._theirs.close()
+        self._theirs = None
+        gc.collect()  # LIBERO's problem objects hold each other, and with them hundreds of megabytes
 
 
 class _Expert:
