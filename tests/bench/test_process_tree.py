@@ -13,22 +13,29 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), re
 CHILD = "import time; held = bytearray(b'1') * 2**25; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
 
 
+PARENT = f"""import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {CHILD + "print(flush=True); input()"!r}], stdin=0, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
 def test_children_count() -> None:
-    pid = os.getpid()
-    mib, seconds, machine = memory_mib(pid), cpu_seconds(pid), machine_cpu_seconds()
-    code = CHILD + "print(flush=True); input()"
-    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """Of a small process: that of the tests is large, and what it gives back meanwhile would hide its children."""
+    machine = machine_cpu_seconds()
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        assert child.stdout is not None
-        child.stdout.readline()
-        assert child.pid in tree(pid) and tree(child.pid) == [child.pid]
-        assert memory_mib(pid) - mib > 30  # type: ignore[operator]  # 32 MiB held by the child
-        assert cpu_seconds(child.pid) >= 0.28
-        assert cpu_seconds(pid) - seconds >= 0.28
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert child in tree(os.getpid()) and tree(parent.pid) == [parent.pid, child] and tree(child) == [child]
+        both, alone = memory_mib(parent.pid), memory_mib(child)
+        assert both is not None and alone is not None and both > alone > 30  # 32 MiB held by the child
+        assert cpu_seconds(parent.pid) >= cpu_seconds(child) >= 0.28
         assert machine_cpu_seconds() - machine >= 0.25  # type: ignore[operator]
     finally:
-        child.communicate(b"\n")
-    assert child.pid not in tree(pid)
+        parent.communicate(b"\n")
+    assert child not in tree(os.getpid())
 
 
 def test_a_process_that_is_gone_uses_nothing() -> None:
