@@ -12,6 +12,7 @@ import multiprocessing
 import sys
 import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,22 +63,33 @@ class LiberoVectorSystem:
         return actions.shape[0] * actions.shape[1]
 
     def reset_times(self) -> dict[str, list[float]]:
-        times: dict[str, list[float]] = {"settled": [], "unsettled": []}
-        for _ in range(2):
-            begin = time.perf_counter()
+        def reset() -> None:
             self._env.reset(id=[0])
             self._env.set_init_state(self._states[:1], id=[0])
-            times["unsettled"].append(time.perf_counter() - begin)
+
+        def settle() -> None:
             for _ in range(_SETTLING_STEPS):
                 self._env.step(_NO_OP[None], id=[0])
-            times["settled"].append(time.perf_counter() - begin)
-        return times
+
+        return _time_resets(reset, settle)
 
     def parts(self) -> dict[str, float]:
         return {}
 
     def close(self) -> None:
         self._env.close()
+
+
+def _time_resets(reset: Callable[[], None], settle: Callable[[], None]) -> dict[str, list[float]]:
+    """Seconds until two resets are done, before and after settling."""
+    times: dict[str, list[float]] = {"settled": [], "unsettled": []}
+    for _ in range(2):
+        begin = time.perf_counter()
+        reset()
+        times["unsettled"].append(time.perf_counter() - begin)
+        settle()
+        times["settled"].append(time.perf_counter() - begin)
+    return times
 
 
 class _OffScreen:
@@ -122,15 +134,11 @@ class RobosuiteSystem:
         return actions.shape[1]
 
     def reset_times(self) -> dict[str, list[float]]:
-        times: dict[str, list[float]] = {"settled": [], "unsettled": []}
-        for _ in range(2):
-            begin = time.perf_counter()
+        def reset() -> None:
             self._env.reset()
             self._env.set_init_state(self._state)
-            times["unsettled"].append(time.perf_counter() - begin)
-            self._settle()
-            times["settled"].append(time.perf_counter() - begin)
-        return times
+
+        return _time_resets(reset, self._settle)
 
     def parts(self) -> dict[str, float]:
         return {}

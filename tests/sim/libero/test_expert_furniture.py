@@ -3,6 +3,7 @@
 import mujoco
 import numpy as np
 import pytest
+from robot_xml import ROBOT
 
 from vla_rl.sim import EpisodeSpec
 from vla_rl.sim.libero.backend import LiberoBackend
@@ -13,17 +14,6 @@ from vla_rl.sim.libero.expert.handles import plan_pull, plan_push
 from vla_rl.sim.libero.expert.joints import moving_part
 from vla_rl.sim.libero.expert.motion import DOWN, funnel, straight
 
-ROBOT = """
-<body name="robot0_link2" pos="-0.6 0 0.33"><geom size="0.01" contype="0" conaffinity="0"/></body>
-<body name="robot0_link6" pos="-0.2 0 0.5"><geom size="0.01" contype="0" conaffinity="0"/></body>
-<body name="gripper0_eef" pos="0 0 0.4"><site name="gripper0_grip_site" quat="0 0.70710678 0.70710678 0"/></body>
-<body name="gripper0_leftfinger" pos="0 0.04 0.4">
-  <joint name="gripper0_finger_joint1" type="slide" axis="0 1 0"/><geom type="box" size="0.01 0.004 0.01"/>
-</body>
-<body name="gripper0_rightfinger" pos="0 -0.04 0.4">
-  <joint name="gripper0_finger_joint2" type="slide" axis="0 1 0"/><geom type="box" size="0.01 0.004 0.01"/>
-</body>
-"""
 CABINET = """
 <body name="cabinet_main" pos="0 -0.3 0.2">
   <geom type="box" size="0.12 0.1 0.1"/>
