@@ -63,7 +63,7 @@ def test_tables() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("suite", "task_id"), [("libero_object", 0), ("libero_10", 8)])
 def test_ours_is_liberos(suite: str, task_id: int) -> None:
-    """Coordinates, labels and pixels, along random actions and the expert, on a task that it solves and one that it does not yet."""
+    """Coordinates, labels and pixels along random actions and the expert, on a task that it solves and one that it does not."""
     expert_solves_it = suite == "libero_object"
     settings = replace(SMALL, quality_sizes=(64,) if expert_solves_it else ())
     compared = fidelity.compare_task(find_task(suite, task_id), settings)
