@@ -15,6 +15,7 @@ import pytest
 from vla_rl import collect_worker
 from vla_rl.collect import collect_demonstrations, replay
 from vla_rl.collect_worker import Collection
+from vla_rl.config import CollectSettings, ConfigError, load_section
 from vla_rl.curriculum import EVALUATION_SEED_START
 from vla_rl.data import DatasetError
 from vla_rl.data.libero_hdf5 import finished_parts, parts_folder, read_demonstrations
@@ -28,8 +29,8 @@ TASK = "pick_up_the_cream_cheese_and_place_it_in_the_basket_demo.hdf5"
 
 def collect(folder: Path, episodes: int = 3, **changes: Any) -> Path:
     """Two processes, no cameras: what the physics gives, quickly."""
-    settings: dict[str, Any] = {"cameras": (), "num_workers": 2, "progress": False}
-    (path,) = collect_demonstrations("libero_object", [1], episodes, 5, folder, **settings | changes)
+    settings: dict[str, Any] = {"task_ids": (1,), "seed": 5, "cameras": (), "workers": 2}
+    (path,) = collect_demonstrations(CollectSettings(episodes=episodes, output=folder, **settings | changes), progress=False)
     return path
 
 
@@ -62,7 +63,8 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def collection(**changes: Any) -> Collection:
     settings: dict[str, Any] = {
         "suite": "libero_object", "task_id": 1, "seed": 5, "cameras": (), "image_size": 64, "render_quality": "fast",
-        "frame_stride": 1, "shipped_states": 0.5, "noise": NoiseSettings(),
+        "antialiasing": 1, "controller": "exact", "frame_stride": 1, "shipped_states": 0.5, "noise": NoiseSettings(),
+        "varied": True,
     }  # fmt: skip
     return Collection(**settings | changes)
 
@@ -125,11 +127,9 @@ def test_stored_actions_succeed_again_bit_for_bit(collected: Path, tmp_path: Pat
 
 def test_a_collection_that_was_killed_goes_on_without_repeating_an_episode(collected: Path, tmp_path: Path) -> None:
     path = tmp_path / TASK
-    code = (
-        "from vla_rl.collect import collect_demonstrations\nfrom pathlib import Path\n"
-        f"collect_demonstrations('libero_object', [1], 3, 5, Path({str(tmp_path)!r}), cameras=(), num_workers=1)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
+    code = "import sys, vla_rl.cli; sys.argv = sys.argv[1:]; vla_rl.cli.main()"
+    words = ["vla-rl", "collect", "expert", "suite=libero_object", "task_ids=[1]", "episodes=3", "seed=5", "cameras=[]"]
+    process = subprocess.Popen([sys.executable, "-c", code, *words, f"output={tmp_path}", "workers=1"])
     deadline = time.monotonic() + 120
     while not finished_parts(path) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -149,8 +149,8 @@ def test_a_collection_that_was_killed_goes_on_without_repeating_an_episode(colle
 
 
 def test_neither_the_number_of_processes_nor_of_runs_changes_the_data(collected: Path, tmp_path: Path) -> None:
-    assert len(list(read_demonstrations(collect(tmp_path, 2, num_workers=1)))) == 2
-    assert_equal(collect(tmp_path, 3, num_workers=1), collected)
+    assert len(list(read_demonstrations(collect(tmp_path, 2, workers=1)))) == 2
+    assert_equal(collect(tmp_path, 3, workers=1), collected)
     assert_equal(collect(tmp_path, 1), collected)
 
 
@@ -209,19 +209,20 @@ def test_frames_are_rendered_every_so_many_steps(tmp_path: Path) -> None:
 
 def test_what_cannot_be_collected_is_said(tmp_path: Path) -> None:
     with pytest.raises(SimError, match="no suite 'libero_objects'"):
-        collect_demonstrations("libero_objects", [0], 1, 0, tmp_path)
+        collect(tmp_path, suite="libero_objects")
     with pytest.raises(SimError, match="there is no task 10"):
-        collect_demonstrations("libero_object", [10], 1, 0, tmp_path)
-    with pytest.raises(DatasetError, match="must be at least 1"):
-        collect_demonstrations("libero_object", [0], 0, 0, tmp_path)
+        collect(tmp_path, task_ids=(10,))
+    with pytest.raises(SimError, match="antialiasing"):
+        collect(tmp_path, antialiasing=3)
+    with pytest.raises(ConfigError, match="unknown key 'episode' in the command line; did you mean 'episodes'"):
+        load_section(CollectSettings, None, ["episode=3"])
 
 
 def test_an_expert_that_always_fails_is_said(tmp_path: Path) -> None:
-    noise = NoiseSettings(std=0.0, burst_probability=1.0, burst_size=3.0, burst_steps=(200, 200))
     with pytest.raises(
         DatasetError, match=r"failed 5 times in a row on libero_object task 1 \(last: .*no success within 280 steps"
     ):
-        collect(tmp_path, 1, noise=noise)
+        collect(tmp_path, 1, noise=50)
 
 
 def test_a_worker_that_dies_is_said_and_nothing_hangs(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_a_worker_that_dies_is_said_and_nothing_hangs(tmp_path: Path) -> None:
     killer.start()
     try:
         with pytest.raises(DatasetError, match=f"a collecting process ended with code -9 while making {TASK}"):
-            collect(tmp_path, 1, num_workers=1)
+            collect(tmp_path, 1, workers=1)
     finally:
         stop.set()
         killer.join()

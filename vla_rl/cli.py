@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure speed and fidelity, against what is replaced.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+collect = typer.Typer(help="Make demonstrations.", no_args_is_help=True)
+app.add_typer(collect, name="collect")
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file or a run directory, then section.key=value overrides."),
@@ -38,12 +40,17 @@ def _load(words: list[str] | None) -> tuple[Config, Path | None]:
     from vla_rl.config import load_config
     from vla_rl.run import config_of
 
+    path, overrides = _split(words)
+    return load_config(config_of(path) if path else None, overrides), path
+
+
+def _split(words: list[str] | None) -> tuple[Path | None, list[str]]:
+    """A path, if there is one among the words, and the overrides."""
     paths = [word for word in words or [] if "=" not in word]
     overrides = [word for word in words or [] if "=" in word]
     if len(paths) > 1:
-        raise typer.BadParameter(f"one configuration at a time, not {' and '.join(paths)}; overrides are section.key=value")
-    path = Path(paths[0]) if paths else None
-    return load_config(config_of(path) if path else None, overrides), path
+        raise typer.BadParameter(f"one configuration at a time, not {' and '.join(paths)}; overrides are key=value")
+    return Path(paths[0]) if paths else None, overrides
 
 
 @app.command()
@@ -59,16 +66,6 @@ def train(words: Words = None) -> None:
 
     config, _ = _load(words)
     Console().print(f"report: {pipeline.train(config)}", soft_wrap=True)
-
-
-@app.command()
-def collect(words: Words = None) -> None:
-    """Demonstrations of the scripted expert, as LIBERO HDF5 files in the run directory."""
-    from vla_rl.trainers import pipeline
-
-    config, _ = _load(words)
-    for path in pipeline.collect(config):
-        Console().print(f"demonstrations: {path}", soft_wrap=True)
 
 
 @app.command()
@@ -99,6 +96,20 @@ def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value overrides.")]
 JsonPath = Annotated[str | None, typer.Option("--json", metavar="PATH", help='Also write JSON; "-": to standard output.')]
+
+
+@collect.command("expert")
+def collect_expert(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="suite=libero_goal task_ids=[0,3] episodes=50")
+    ] = None,
+) -> None:
+    """Demonstrations of the scripted expert, as LIBERO HDF5; a stopped collection continues with the same command."""
+    from vla_rl.collect import collect_demonstrations
+    from vla_rl.config import CollectSettings, load_section
+
+    for path in collect_demonstrations(load_section(CollectSettings, *_split(words))):
+        Console().print(f"demonstrations: {path}", soft_wrap=True)
 
 
 @bench.command("sim")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from vla_rl.config import CollectSettings
 from vla_rl.data.dataset import ReadOptions
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.formats import read_episodes
@@ -42,60 +43,43 @@ from vla_rl.types import EpisodeSpec
 if TYPE_CHECKING:
     from vla_rl.collect_worker import Collection
     from vla_rl.sim.libero.backend import LiberoBackend
-    from vla_rl.sim.libero.expert import NoiseSettings
 
 
-def collect_demonstrations(
-    suite: str,
-    task_ids: Sequence[int],
-    episodes_per_task: int,
-    seed: int,
-    output_dir: Path,
-    cameras: Sequence[str] = ("agentview", "robot0_eye_in_hand"),
-    image_size: int = 128,
-    noise: float | NoiseSettings = 0.1,
-    num_workers: int | None = None,
-    render_quality: str = "fast",
-    frame_stride: int = 1,
-    shipped_states: float = 0.5,
-    compression: str | None = None,
-    progress: bool = True,
-) -> list[Path]:
-    """Collect successful demonstrations; returns one file `<TASK>_demo.hdf5` a task, in the order of `task_ids`.
+def collect_demonstrations(settings: CollectSettings, progress: bool = True) -> list[Path]:
+    """Collect successful demonstrations; returns one file `<TASK>_demo.hdf5` a task, in the order of `settings.task_ids`.
 
-    `noise` is the standard deviation of the noise on executed actions, or all its settings; `frame_stride` renders only
-    every so many steps; `shipped_states` is the share of episodes that begin in shipped states 0-39, the others are
-    sampled by training seeds; `num_workers` defaults to the number of CPU cores. Episodes in which the expert fails are
-    dropped and replaced. Raises `SimError` for tasks that do not exist or that the expert does not know, `DatasetError`
-    when the folder holds data of other settings, cannot be written, or the expert fails again and again.
+    Episodes in which the expert fails are dropped and replaced. Raises `SimError` for tasks that do not exist or that the
+    expert does not know, `DatasetError` when the folder holds data of other settings, cannot be written, or the expert
+    fails again and again.
     """
     from vla_rl.collect_worker import Collection
-    from vla_rl.sim.libero.expert import NoiseSettings
-    from vla_rl.sim.libero.tasks import find_task
+    from vla_rl.sim.libero.pictures import check_pictures
+    from vla_rl.sim.libero.tasks import find_task, suite_tasks
 
-    if min(episodes_per_task, frame_stride, image_size) < 1 or not 0 <= shipped_states <= 1 or seed < 0:
-        raise DatasetError(
-            "episodes_per_task, frame_stride and image_size must be at least 1, shipped_states from 0 to 1, the seed not negative"
-        )
-    settings = noise if isinstance(noise, NoiseSettings) else NoiseSettings.of(noise)
+    check_pictures(settings.render_quality, settings.antialiasing)
+    begin, count = time.monotonic(), settings.episodes
     files: dict[Path, Collection] = {}
     jobs: list[dict[str, Any]] = []
-    for task_id in dict.fromkeys(task_ids):
-        path = Path(output_dir) / f"{find_task(suite, task_id).name}_demo.hdf5"
-        collection = Collection(
-            suite, task_id, seed, tuple(cameras), image_size, render_quality, frame_stride, shipped_states, settings
-        )
+    for task_id in dict.fromkeys(settings.task_ids or range(len(suite_tasks(settings.suite)))):
+        path = settings.output / f"{find_task(settings.suite, task_id).name}_demo.hdf5"
+        collection = Collection.of(settings, task_id)
         files[path] = collection
-        done = _resume(path, collection.to_json(), episodes_per_task)
-        job = {"collection": collection.to_json(), "path": str(path), "compression": compression}
-        jobs += [job | {"number": number} for number in range(episodes_per_task) if number not in done]
-    outcomes = _run(jobs, num_workers or len(os.sched_getaffinity(0)), episodes_per_task * len(files), progress)
+        done = _resume(path, collection.to_json(), count)
+        job = {"collection": collection.to_json(), "path": str(path), "compression": settings.compression}
+        jobs += [job | {"number": number} for number in range(count) if number not in done]
+    outcomes = _run(jobs, settings.workers or len(os.sched_getaffinity(0)), count * len(files), progress)
     for path, collection in files.items():
         if finished_parts(path):
             merge_parts(path)
         made = [outcome for outcome in outcomes if outcome["task_id"] == collection.task_id]
         if progress and made:
             _report(path, made)
+    if progress and outcomes:
+        seconds = time.monotonic() - begin
+        Console().print(
+            f"{len(outcomes)} demonstrations in {seconds:.0f} s: {3600 * len(outcomes) / seconds:.0f} an hour",
+            highlight=False,
+        )
     return list(files)
 
 
@@ -116,7 +100,8 @@ class ReplayReport:
 
 
 def replay(path: Path, limit: int | None = None) -> ReplayReport:
-    """Execute the stored actions of a dataset of any format again, from the stored specs, without rendering.
+    """Execute the stored actions of a dataset of any format again, from the stored specs, without rendering, with the arm
+    controller that they were collected with.
 
     `limit` is the number of episodes (of each file, where there are several). Raises `DatasetError` for episodes that do
     not say how they began and where no episode was a success, `SimError` for a suite or task that does not exist.
@@ -125,20 +110,24 @@ def replay(path: Path, limit: int | None = None) -> ReplayReport:
 
     successes = compared = exact = episodes = 0
     failed = []
-    backend = LiberoBackend(num_slots=1, cameras=())
+    backends: dict[str, LiberoBackend] = {}
     try:
         for number, (_, demonstration) in enumerate(read_episodes(path, ReadOptions(cameras=(), limit=limit))):
             if demonstration.spec is None:
                 raise DatasetError(f"{path}, episode {number} holds no episode spec: only demonstrations of ours can be replayed")
             if not demonstration.success:
                 continue
-            success, same = _execute(backend, demonstration.spec, demonstration)
+            controller = str(demonstration.provenance.get("controller", "exact"))
+            if controller not in backends:
+                backends[controller] = LiberoBackend(num_slots=1, cameras=(), controller=controller)
+            success, same = _execute(backends[controller], demonstration.spec, demonstration)
             episodes, successes = episodes + 1, successes + success
             compared, exact = compared + (demonstration.states is not None), exact + same
             if not success:
                 failed.append(f"episode {number} ({demonstration.spec})")
     finally:
-        backend.close()
+        for backend in backends.values():
+            backend.close()
     if episodes == 0:
         raise DatasetError(f"{path} holds no successful episode to replay")
     return ReplayReport(episodes, successes, compared, exact, tuple(failed))
@@ -267,7 +256,7 @@ class _Worker:
         last = "".join(self._messages.read().strip().splitlines()[-1:]) or "no message"
         return DatasetError(
             f"a collecting process ended with code {code} while making {Path(job['path']).name} ({last}); "
-            "finished episodes are kept: run it again to go on, with fewer processes (num_workers) if memory ran out"
+            "finished episodes are kept: run it again to go on, with fewer processes (workers=1) if memory ran out"
         )
 
     def stop(self) -> None:

@@ -11,20 +11,21 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from vla_rl.config import CollectSettings
 from vla_rl.curriculum import EVALUATION_SEED_START, TRAINING_STATES
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.libero_hdf5 import TaskHeader, add_episode
 from vla_rl.data.quality import no_ops
 from vla_rl.sim.base import SimError
 from vla_rl.sim.libero.backend import LiberoBackend
-from vla_rl.sim.libero.expert import ActionNoise, NoiseSettings, SceneView, TaskExpert
+from vla_rl.sim.libero.expert import PLAIN, ActionNoise, NoiseSettings, SceneView, Style, TaskExpert
 from vla_rl.types import EpisodeSpec
 
 SETTLE_STEPS = 5
@@ -45,9 +46,19 @@ class Collection:
     cameras: tuple[str, ...]
     image_size: int
     render_quality: str
+    antialiasing: int
+    controller: str
     frame_stride: int
     shipped_states: float
     noise: NoiseSettings
+    varied: bool
+
+    @staticmethod
+    def of(settings: CollectSettings, task_id: int) -> Collection:
+        same = {field.name for field in fields(Collection)} - {"task_id", "noise"}
+        return Collection(
+            task_id=task_id, noise=NoiseSettings.of(settings.noise), **{name: getattr(settings, name) for name in same}
+        )
 
     def spec(self, number: int, attempt: int) -> EpisodeSpec:
         """How demonstration `number` begins: in a shipped training state or, as after any failure, a sampled one.
@@ -63,6 +74,9 @@ class Collection:
 
     def action_noise(self, number: int, attempt: int) -> ActionNoise:
         return ActionNoise(self.noise, self._rng(number, attempt, 1))
+
+    def style(self, number: int, attempt: int) -> Style:
+        return Style.draw(self._rng(number, attempt, 2)) if self.varied else PLAIN
 
     def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.task_id, *purpose])
@@ -83,11 +97,16 @@ class Collector:
     """Makes demonstrations in one simulator slot."""
 
     def __init__(self, collection: Collection) -> None:
-        self.settings = (collection.cameras, collection.image_size, collection.render_quality)
-        cameras, image_size, render_quality = self.settings
+        self.settings = self.settings_of(collection)
         # Thinning out meshes takes long, and without cameras nobody sees them.
-        quality = render_quality if cameras else "exact"
-        self._backend = LiberoBackend(num_slots=1, cameras=cameras, image_size=image_size, render_quality=quality)
+        unseen = {} if collection.cameras else {"render_quality": "exact", "antialiasing": 1}
+        self._backend = LiberoBackend(num_slots=1, **self.settings | unseen)
+
+    @staticmethod
+    def settings_of(collection: Collection) -> dict[str, Any]:
+        """What a simulator is made with."""
+        names = ("cameras", "image_size", "render_quality", "antialiasing", "controller")
+        return {name: getattr(collection, name) for name in names}
 
     def make(self, collection: Collection, number: int, path: Path, compression: str | None) -> dict[str, Any]:
         """Write demonstration `number` of a file; returns its steps and attempts. Raises `DatasetError` without success."""
@@ -113,13 +132,20 @@ class Collector:
         """One episode up to its success and some steps on, without actions that do nothing where it succeeds without them."""
         backend = self._backend
         backend.reset(0, spec)
-        expert, noise = TaskExpert.of(backend, 0), collection.action_noise(number, attempt)
+        style = collection.style(number, attempt)
+        expert, noise = TaskExpert.of(backend, 0, style), collection.action_noise(number, attempt)
 
         def decide(scene: SceneView) -> _Decision:
             step = expert.act(scene)
             return _Decision(step.action, noise(step.action), step.skill.value)
 
-        provenance = {"source": "scripted expert", "attempt": attempt, "noise": asdict(collection.noise)}
+        provenance = {
+            "source": "scripted expert",
+            "attempt": attempt,
+            "noise": asdict(collection.noise),
+            "style": asdict(style),
+            "controller": collection.controller,
+        }
         rows, frames = self._run(collection, decide, backend.max_steps(0))
         executed = np.stack([row["executed"] for row in rows])
         idle = no_ops(executed)
@@ -152,6 +178,7 @@ class Collector:
         rows: list[dict[str, Any]] = []
         frames: dict[str, list[np.ndarray]] = {camera: [] for camera in collection.cameras}
         end, success = limit, False
+        view = SceneView(backend.model(0), backend.data(0))
         while len(rows) < end:
             if len(rows) % collection.frame_stride == 0:
                 for camera, images in frames.items():
@@ -160,7 +187,7 @@ class Collector:
             data = backend.data(0)
             row: dict[str, Any] = {"states": np.concatenate([[data.time], data.qpos, data.qvel]), "proprio": backend.proprio(0)}
             try:
-                decision = decide(SceneView(backend.model(0), data))
+                decision = decide(view)
                 reward = backend.step(0, decision.executed).reward
             except SimError as error:
                 raise _Failed(str(error)) from error
@@ -260,8 +287,7 @@ def _serve() -> None:
         job = json.loads(line)
         collection = Collection.from_json(job["collection"])
         try:
-            settings = (collection.cameras, collection.image_size, collection.render_quality)
-            if collector is None or collector.settings != settings:
+            if collector is None or collector.settings != Collector.settings_of(collection):
                 if collector is not None:
                     collector.close()
                 collector = Collector(collection)

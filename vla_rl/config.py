@@ -10,7 +10,7 @@ import difflib
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -75,6 +75,45 @@ class DemonstrationConfig(Section):
     """Demonstrations of each task."""
     noise: Fraction = 0.1
     """Standard deviation of the noise on the expert's actions, in action units, so that cloning sees recoveries."""
+    varied: bool = False
+    """Whether the expert's speed and route differ from episode to episode; from few episodes, one way is easier to clone."""
+
+
+class CollectSettings(Section):
+    """A collection of demonstrations by the scripted expert, one file a task."""
+
+    suite: str = "libero_object"
+    """Task suite."""
+    task_ids: tuple[Count, ...] = ()
+    """Tasks of the suite; an empty list means all of them."""
+    episodes: Positive = 50
+    """Successful demonstrations of each task."""
+    seed: Count = 0
+    """Of initial states, noise and driving style."""
+    output: Path = Path("demonstrations")
+    """Folder of the files."""
+    cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
+    """Cameras that are recorded; an empty list records none."""
+    image_size: Positive = 128
+    """Side of the square frames, px."""
+    frame_stride: Positive = 1
+    """Control steps between two frames; the length of a policy's chunk is enough for training it."""
+    render_quality: Literal["exact", "fast"] = "fast"
+    """As sim.render_quality."""
+    antialiasing: Positive = 4
+    """As sim.antialiasing."""
+    controller: Literal["exact", "fast"] = "exact"
+    """As sim.controller."""
+    noise: Annotated[float, Field(ge=0)] = 0.1
+    """Standard deviation of the noise on executed actions, in action units, so that cloning sees recoveries."""
+    varied: bool = True
+    """Whether speed and route differ from episode to episode, or the expert always takes its plain way."""
+    shipped_states: Fraction = 0.5
+    """Share of episodes that begin in the benchmark's shipped states 0-39; the others are sampled by seed."""
+    workers: Positive | None = None
+    """Processes; by default one a CPU core. Their number does not change the data."""
+    compression: Literal["gzip", "lzf"] | None = None
+    """Of the frames."""
 
 
 class SftConfig(Section):
@@ -194,13 +233,21 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
     Raises `ConfigError` in one line for a missing or malformed file, an unknown key or a value out of range.
     """
+    return load_section(Config, path, overrides)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def load_section(model: type[SectionType], path: Path | str | None = None, overrides: Sequence[str] = ()) -> SectionType:
+    """As `load_config`, for any section: `suite=libero_goal episodes=20` are overrides of `CollectSettings`."""
     record = _read_yaml(_shipped(Path(path))) if path is not None else {}
     for override in overrides:
         _apply(record, override)
     try:
-        return Config.model_validate(record)
+        return model.model_validate(record)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source=str(path) if path else "the command line")) from None
+        raise ConfigError(_explain(error, model, source=str(path) if path else "the command line")) from None
 
 
 def _shipped(path: Path) -> Path:
@@ -247,8 +294,7 @@ def _apply(record: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    model: Any = Config
+def _known_keys(model: Any, location: Sequence[str | int]) -> list[str]:
     for part in location[:-1]:
         field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
@@ -257,11 +303,11 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def _explain(error: ValidationError, model: type[Section], source: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"])
+        known = _known_keys(model, first["loc"])
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"unknown key {key!r} in {source}; {hint}"

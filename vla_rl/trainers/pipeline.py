@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from vla_rl.collect import collect_demonstrations
-from vla_rl.config import Config, ConfigError
+from vla_rl.config import CollectSettings, Config, ConfigError
 from vla_rl.curriculum import held_out_specs
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
@@ -49,18 +49,19 @@ def demonstrations(run: Run) -> list[Path]:
     if config.demonstrations.path is not None:
         path = config.demonstrations.path
         return sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
-    return collect_demonstrations(
+    same = ("cameras", "image_size", "render_quality", "antialiasing", "controller")
+    settings = CollectSettings(
         suite=config.task.suite,
         task_ids=chosen_tasks(config),
-        episodes_per_task=config.demonstrations.episodes_per_task,
+        episodes=config.demonstrations.episodes_per_task,
         seed=config.run.seed,
-        output_dir=run.directory / "demonstrations",
-        cameras=config.sim.cameras,
-        image_size=config.sim.image_size,
+        output=run.directory / "demonstrations",
         noise=config.demonstrations.noise,
-        num_workers=config.sim.num_workers,
-        render_quality=config.sim.render_quality,
+        varied=config.demonstrations.varied,
+        workers=config.sim.num_workers,
+        **{name: getattr(config.sim, name) for name in same},
     )
+    return collect_demonstrations(settings)
 
 
 def supervised_start(run: Run) -> OpenVLAPolicy:
@@ -79,12 +80,6 @@ def check(config: Config) -> tuple[int, ...]:
     check_preset(config.policy.preset)
     check_pictures(config.sim.render_quality, config.sim.antialiasing)
     return chosen_tasks(config)
-
-
-def collect(config: Config) -> list[Path]:
-    """Demonstrations alone; returns their files."""
-    with Run(config) as run:
-        return demonstrations(run)
 
 
 def clone(config: Config) -> Path:
