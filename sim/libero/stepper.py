@@ -9,7 +9,8 @@ Legend: K integration state, nq coordinates, F fixtures, V sites that show a sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -27,6 +28,8 @@ SUBSTEPS = 25
 OBSERVED_SUBSTEP = 24
 """After which of them (1 to 25) an observation is taken."""
 SETTLING_STEPS = 10
+SETTLED_KEPT = 256
+"""Beginnings of episodes, settled, that a scene remembers; some kilobytes each."""
 _NO_OP = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 
@@ -51,6 +54,16 @@ class Episode:
     proprio: Float32[np.ndarray, "8"]
     success: bool = False
 
+    def copy(self) -> Episode:
+        """Another episode in the same state. `integration` is copied as it is: pull it first."""
+        return replace(
+            self,
+            controller=self.controller.copy(),
+            integration=self.integration.copy(),
+            observed_qpos=self.observed_qpos.copy(),
+            proprio=self.proprio.copy(),
+        )
+
 
 class Stepper:
     """Runs episodes on one scene, one at a time."""
@@ -60,11 +73,23 @@ class Stepper:
         self.scene = scene
         self._arm = ArmController(model, data, robot, controller)
         self._qpos, self._hand_quaternion = data.qpos, data.xquat[robot.hand_body]
+        self._settled: OrderedDict[EpisodeSpec, Episode] = OrderedDict()
         if round(0.05 / model.opt.timestep) != SUBSTEPS:
             raise SimError(f"{scene.task.suite} task {scene.task.task_id} has a time step of {model.opt.timestep} s, not 0.002 s")
 
     def start(self, spec: EpisodeSpec) -> Episode:
-        """A new episode: write its initial state and settle for ten control steps."""
+        """A new episode, settled for ten control steps; one that began alike lately is not settled again but copied."""
+        if spec in self._settled:
+            self._settled.move_to_end(spec)
+        else:
+            episode = self._settle(spec)
+            self.scene.stage.pull(episode)
+            self._settled[spec] = episode
+            if len(self._settled) > SETTLED_KEPT:
+                self._settled.popitem(last=False)
+        return self._settled[spec].copy()
+
+    def _settle(self, spec: EpisodeSpec) -> Episode:
         scene, stage = self.scene, self.scene.stage
         start = initial_state(scene, spec)
         episode = Episode(

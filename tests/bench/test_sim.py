@@ -52,7 +52,7 @@ def made_up() -> SimBenchmark:
     rates["fast_physics"] = 210.0
     found = {name: Measurement(name, rates=[rate, rate / 2]) for name, rate in rates.items()}
     missing = Measurement("rlinf", problem="not installed: pip install rlinf")
-    found["fast"].resets = {"settled": [0.09, 0.11, 0.08]}
+    found["fast"].resets = {"settled": [0.09, 0.11, 0.08], "repeated": [0.02]}
     found["physics"].resets = {"settled": [0.07], "unsettled": [0.03]}
     points = [ScalePoint(num_envs, [200.0, 100.0], [], 500.0 + num_envs) for num_envs in (1, 8, 64)]
     later = {"fast": Measurement("fast", rates=[1.0]), "rlinf": missing}
@@ -71,6 +71,7 @@ def test_verdicts_come_from_ratios_within_a_repeat() -> None:
         "physics, fast controller, against robosuite, per core": "met",  # 4.2
         "physics, fast controller, against bare mj_step, per core": "met",  # 0.47
         "reset, settling steps and pictures included": "met",  # 90 ms
+        "the same, of a beginning that was settled before": "met",  # 20 ms
         "reset of a cached task, not settled": "NOT MET",  # 30 ms
         "memory of a further environment": "met",
         "rate of 64 environments against that of 8": "met",
@@ -83,7 +84,7 @@ def test_tables_name_what_is_missing() -> None:
     assert "ran 2 environments, a process each" in text
     assert "| 64 | 150 (100-200) | 426.7 | 564 | 1.00 |" in text
     record = json.loads(json.dumps(sim_report.to_dict(made_up())))
-    assert record["machine"]["cpu_cores"] >= 1 and len(record["targets"]) == 12 and len(record["scaling"]) == 3
+    assert record["machine"]["cpu_cores"] >= 1 and len(record["targets"]) == 13 and len(record["scaling"]) == 3
 
 
 @pytest.mark.slow
@@ -106,6 +107,7 @@ def test_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(found[name].rates) == 2 and min(found[name].rates) > 1, name
     assert found["fast"].parts["frames"] == 2 * found["fast"].parts["turns"] > 0
     assert 0 < min(found["physics"].resets["unsettled"]) < min(found["physics"].resets["settled"])
+    assert 0 < min(found["fast"].resets["repeated"]) < min(found["fast"].resets["settled"])
     measured = {target.name: target.value.median for target in sim_report.targets(benchmark) if target.value}
     assert measured["physics, exact controller, against robosuite, per core"] > 1.5
     assert 0.2 < measured["physics, exact controller, against bare mj_step, per core"] < 1

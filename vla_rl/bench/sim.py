@@ -43,7 +43,7 @@ class Measurement:
     foreign_cores: list[float] = field(default_factory=list)
     """CPU cores that other processes used meanwhile."""
     resets: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds a reset of one environment: "settled", "unsettled"."""
+    """Seconds a reset of one environment: "settled", "repeated" (settled before), "unsettled"."""
     construction_seconds: float | None = None
     """Until the first observation."""
     mib_per_env: float | None = None

@@ -87,6 +87,10 @@ class SimSettings:
         count = len(find_task(self.suite, self.task_id).initial_states())
         return [EpisodeSpec(self.suite, self.task_id, init_state_id=row % count) for row in range(self.num_envs)]
 
+    def fresh_spec(self, number: int) -> EpisodeSpec:
+        """A beginning that no other number has and no row: nothing about it can be remembered."""
+        return EpisodeSpec(self.suite, self.task_id, seed=1 + number)
+
     def actions(self, chunk: int) -> Float32[np.ndarray, "B A D"]:
         """Uniform in [-1, 1]; those of a row depend on nothing but the seed, the row and the number of the chunk."""
         rows = [np.random.default_rng([self.seed, chunk, row]) for row in range(self.num_envs)]

@@ -15,7 +15,6 @@ from jaxtyping import Float32
 
 from vla_rl.bench.sim_settings import SimSettings
 from vla_rl.sim.registry import make_sim
-from vla_rl.types import EpisodeSpec
 
 RESETS = 12
 """Resets whose time is taken."""
@@ -47,7 +46,7 @@ class PoolSystem:
     """`make_sim("libero")` as a user makes it."""
 
     def __init__(self, settings: SimSettings, render_quality: str, cameras: tuple[str, ...]) -> None:
-        self._specs = settings.specs()
+        self._settings, self._specs, self._resets = settings, settings.specs(), 0
         self._sim = make_sim(
             "libero",
             num_envs=settings.num_envs,
@@ -64,12 +63,15 @@ class PoolSystem:
         return int(self._sim.step_chunk(actions).executed.sum())
 
     def reset_times(self) -> dict[str, list[float]]:
-        times = []
+        times: dict[str, list[float]] = {"settled": [], "repeated": []}
         for number in range(RESETS):
-            begin = time.perf_counter()
-            self._sim.reset([self._specs[number % len(self._specs)]], [number % len(self._specs)])
-            times.append(time.perf_counter() - begin)
-        return {"settled": times}
+            spec = self._settings.fresh_spec(self._resets)
+            self._resets += 1
+            for found in times.values():
+                begin = time.perf_counter()
+                self._sim.reset([spec], [number % len(self._specs)])
+                found.append(time.perf_counter() - begin)
+        return times
 
     def parts(self) -> dict[str, float]:
         return dict(self._sim.timings)
@@ -102,7 +104,7 @@ class PhysicsSystem:
         from vla_rl.sim.libero.backend import LiberoBackend
 
         self._backend = LiberoBackend(num_slots=1, cameras=(), controller=self.controller)
-        self._specs = settings.specs()
+        self._settings, self._specs, self._resets = settings, settings.specs(), 0
 
     def restart(self) -> None:
         self._backend.reset(0, self._specs[0])
@@ -118,7 +120,8 @@ class PhysicsSystem:
         times: dict[str, list[float]] = {"settled": [], "unsettled": []}
         for number in range(2 * RESETS):
             kind, steps = ("settled", stepper.SETTLING_STEPS) if number % 2 else ("unsettled", 0)
-            spec: EpisodeSpec = self._specs[number // 2 % len(self._specs)]
+            spec = self._settings.fresh_spec(self._resets)
+            self._resets += 1
             with mock.patch.object(stepper, "SETTLING_STEPS", steps):
                 begin = time.perf_counter()
                 self._backend.reset(0, spec)

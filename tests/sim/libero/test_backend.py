@@ -12,6 +12,7 @@ import pytest
 from libero_cases import DRAWER, OBJECT, STOVE, frame, random_actions, shared_backend
 
 from vla_rl.sim.base import SimError
+from vla_rl.sim.libero import stepper
 from vla_rl.sim.libero.backend import LiberoBackend
 from vla_rl.types import EpisodeSpec
 
@@ -31,6 +32,23 @@ def test_an_episode_depends_on_neither_slot_nor_history() -> None:
     run(backend, 1, SAMPLED, random_actions(6, 9))
     run(backend, 2, DRAWER, random_actions(7, 3))
     assert run(backend, 1, OBJECT, actions) == expected
+
+
+def test_a_beginning_is_settled_once_and_the_same_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots that share a beginning go their own ways from it; forgotten, it is settled again to the same bits."""
+    monkeypatch.setattr(stepper, "SETTLED_KEPT", 2)
+    backend, specs = shared_backend(), [EpisodeSpec("libero_object", 0, seed=seed) for seed in (21, 22, 23)]
+    settled: list[EpisodeSpec] = []
+    settle = stepper.Stepper._settle
+    monkeypatch.setattr(stepper.Stepper, "_settle", lambda self, spec: settled.append(spec) or settle(self, spec))
+    first = run(backend, 0, specs[0], random_actions(1, 3))
+    assert run(backend, 1, specs[0], random_actions(2, 3)) != first
+    assert run(backend, 1, specs[0], random_actions(1, 3)) == first
+    assert settled == specs[:1]
+    for spec in specs[1:]:
+        backend.reset(2, spec)
+    assert run(backend, 0, specs[0], random_actions(1, 3)) == first
+    assert settled == [*specs, specs[0]]
 
 
 def test_interleaved_episodes_of_one_scene_do_not_touch_each_other() -> None:
