@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from vla_rl.sim.base import SimError
+from vla_rl.sim.libero.compiled import compiled
 
 GRIP_SITE = "gripper0_grip_site"
 FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
@@ -215,15 +216,8 @@ class SceneView:
         centre, axes, half = centre[near], axes[near], half[near]
         if len(centre) == 0:
             return top
-        # A vertical line p + z e_z in box coordinates is R^T (p - c) + z R^T e_z: intersect it with the three slabs.
-        offset = np.zeros((len(points), len(centre), 3)) - centre
-        offset[..., :2] += points[:, None]
-        start = np.einsum("gij,mgi->mgj", axes, offset)
-        slope = axes[:, 2, :]
-        steep = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
-        a, b = (-half - start) / steep, (half - start) / steep
-        enter, leave = np.minimum(a, b).max(-1), np.maximum(a, b).min(-1)
-        return np.maximum(top, np.where(enter <= leave, leave, -np.inf).max(1))
+        _raise_to_boxes(points, centre, axes, half, top)
+        return top
 
     @property
     def floor(self) -> float:
@@ -245,6 +239,27 @@ class SceneView:
         axes = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
         aabb = self.model.geom_aabb[geoms]
         return self.data.geom_xpos[geoms] + np.einsum("gij,gj->gi", axes, aabb[:, :3]), axes, aabb[:, 3:]
+
+
+@compiled
+def _raise_to_boxes(points, centre, axes, half, top):  # type: ignore[no-untyped-def]
+    """Raise each point's `top` [M] to where a vertical line through it leaves the boxes that it meets.
+
+    The line p + z e_z in box coordinates is R^T (p - c) + z R^T e_z: intersect it with the box's three slabs.
+    """
+    for g in range(len(centre)):
+        for m in range(len(points)):
+            x, y = points[m, 0] - centre[g, 0], points[m, 1] - centre[g, 1]
+            enter, leave = -np.inf, np.inf
+            for j in range(3):
+                start = axes[g, 0, j] * x + axes[g, 1, j] * y - axes[g, 2, j] * centre[g, 2]
+                slope = axes[g, 2, j]
+                if abs(slope) < 1e-9:
+                    slope = 1e-9
+                a, b = (-half[g, j] - start) / slope, (half[g, j] - start) / slope
+                enter, leave = max(enter, min(a, b)), min(leave, max(a, b))
+            if enter <= leave and leave > top[m]:
+                top[m] = leave
 
 
 def disc(centre: np.ndarray, radius: float, ticks: int = 5) -> np.ndarray:
