@@ -46,7 +46,9 @@ def carry_over(
     sheet = _sheets(welded, became)
     place = _sheet_of_corners(original, sheet, became, points, triangles, facing)
     texcoords = _texcoords_of_sheets(original, sheet, became, points)[place].reshape(-1, 3, 2)
-    torn = _torn(original, points[triangles], texcoords)
+    # A vertex that nothing fell to, as simplification leaves some, has no sheet to take coordinates from.
+    orphaned = ~np.isin(triangles, became).all(axis=1)
+    torn = orphaned | _torn(original, points[triangles], texcoords)
     texcoords[torn] = _extrapolated(original, points[triangles[torn]], facing.reshape(-1, 3, 3)[torn, 0])
     alone = np.repeat(torn, 3)
     place = np.where(alone, int(place.max()) + 1 + np.arange(len(place)), place)
@@ -112,13 +114,16 @@ def _sheet_of_corners(
     triangles: Int[np.ndarray, "N 3"],
     facing: Float[np.ndarray, "C 3"],
 ) -> Int[np.ndarray, "C"]:
-    """Sheet that each new corner lies on: that of the original face with the closest centre, from inside the new face."""
+    """Sheet that each new corner lies on: that of the original face with the closest centre, from inside the new face.
+
+    Any sheet for a corner whose vertex no original corner became.
+    """
     corner_vertex = triangles.reshape(-1)
     lowest, highest = np.full(len(points), np.iinfo(np.int64).max), np.zeros(len(points), np.int64)
     np.minimum.at(lowest, became.reshape(-1), sheet.reshape(-1))
     np.maximum.at(highest, became.reshape(-1), sheet.reshape(-1))
-    found = lowest[corner_vertex]
-    several = np.flatnonzero(lowest[corner_vertex] != highest[corner_vertex])
+    found = np.minimum(lowest, highest)[corner_vertex]
+    several = np.flatnonzero(lowest[corner_vertex] < highest[corner_vertex])
     if len(several) == 0:
         return found
     corners = points[triangles]
