@@ -1,6 +1,6 @@
 """The configuration of a run: one frozen model a section, one docstring a field, and no key that nobody reads.
 
-A YAML file sets fields by section; the command line overrides them: `ppo.iterations=50 sim.num_envs=32`.
+A YAML file sets fields by section; the command line overrides them: `rl.iterations=50 sim.num_envs=32`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class SftConfig(Section):
     """Steps between two checkpoints."""
 
 
-class PpoConfig(Section):
+class RlConfig(Section):
     iterations: Positive = 40
     """Rounds of rollout and update, critic warm-up included."""
     episodes_per_iteration: Positive = 48
@@ -182,7 +182,7 @@ class Config(Section):
     policy: PolicyConfig = PolicyConfig()
     demonstrations: DemonstrationConfig = DemonstrationConfig()
     sft: SftConfig = SftConfig()
-    ppo: PpoConfig = PpoConfig()
+    rl: RlConfig = RlConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def to_yaml(self) -> str:
@@ -221,7 +221,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if record is None:
         return {}
     if not isinstance(record, dict):
-        raise ConfigError(f"{path} must hold sections such as `sim:` and `ppo:`, not a {type(record).__name__}")
+        raise ConfigError(f"{path} must hold sections such as `sim:` and `rl:`, not a {type(record).__name__}")
     return record
 
 

@@ -12,11 +12,11 @@ from small_policy import small_policy
 
 from vla_rl.algorithms.ppo import PpoLearner, TrainingError, ppo_loss
 from vla_rl.algorithms.turn_batch import TurnBatch
-from vla_rl.config import PpoConfig
+from vla_rl.config import RlConfig
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.types import Observation
 
-CONFIG = PpoConfig(
+CONFIG = RlConfig(
     minibatch_turns=12, microbatch_turns=12, epochs=2, temperature=1.3, learning_rate=1e-3, value_learning_rate=1e-3
 )
 

@@ -201,13 +201,13 @@ def test_the_seed_decides_the_weights(build: Build) -> None:
 
 
 def test_the_newest_policy_of_a_checkpoint_or_a_run_is_found(policy: OpenVLAPolicy, tmp_path: Path) -> None:
-    for phase, step, version in (("sft", 900, 0), ("ppo", 2, 20), ("ppo", 10, 100)):
+    for phase, step, version in (("sft", 900, 0), ("rl", 2, 20), ("rl", 10, 100)):
         policy.version = version
         policy.save(tmp_path / "run" / "checkpoints" / phase / f"step_{step:06d}" / "policy")
-    (tmp_path / "run" / "checkpoints" / "ppo" / ".step_000011.writing" / "policy").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "rl" / ".step_000011.writing" / "policy").mkdir(parents=True)
     assert load_policy(tmp_path / "run").version == 100
-    assert load_policy(tmp_path / "run" / "checkpoints" / "ppo").version == 100
-    assert load_policy(tmp_path / "run" / "checkpoints" / "ppo" / "step_000002").version == 20
+    assert load_policy(tmp_path / "run" / "checkpoints" / "rl").version == 100
+    assert load_policy(tmp_path / "run" / "checkpoints" / "rl" / "step_000002").version == 20
 
 
 def corrupt_config(path: Path, change: Callable[[dict], None]) -> None:

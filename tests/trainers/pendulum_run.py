@@ -13,7 +13,7 @@ from vla_rl.config import load_config
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.run import Run, set_threads
 from vla_rl.sim.pool import SimPool
-from vla_rl.trainers.ppo import train_ppo
+from vla_rl.trainers.rl import train_rl
 
 TIME_LIMITS = (12, 20)
 SETTINGS = [
@@ -23,12 +23,12 @@ SETTINGS = [
     "sim.image_size=16",
     "sim.num_envs=4",
     "policy.chunk_length=4",
-    "ppo.iterations=8",
-    "ppo.episodes_per_iteration=6",
-    "ppo.minibatch_turns=8",
-    "ppo.microbatch_turns=8",
-    "ppo.warmup_iterations=2",
-    "ppo.learning_rate=1e-3",
+    "rl.iterations=8",
+    "rl.episodes_per_iteration=6",
+    "rl.minibatch_turns=8",
+    "rl.microbatch_turns=8",
+    "rl.warmup_iterations=2",
+    "rl.learning_rate=1e-3",
     "evaluation.every=0",
     "run.threads=1",
 ]
@@ -43,7 +43,7 @@ def main(root: str, name: str, *overrides: str) -> None:
     set_threads(config.run.threads)
     sim = SimPool("pendulum_backend:PendulumBackend", num_envs=4, num_workers=1, cameras=("front",), image_size=16, options={})
     with Run(config) as run, closing(sim):
-        train_ppo(run, sim, pendulum_policy(), TIME_LIMITS)
+        train_rl(run, sim, pendulum_policy(), TIME_LIMITS)
 
 
 if __name__ == "__main__":

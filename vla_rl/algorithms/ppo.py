@@ -23,7 +23,7 @@ from vla_rl.algorithms.objectives import (
     explained_variance,
 )
 from vla_rl.algorithms.turn_batch import TurnBatch
-from vla_rl.config import PpoConfig
+from vla_rl.config import RlConfig
 from vla_rl.policies.openvla import OpenVLAPolicy
 
 STALE_RATIO = 1e-2
@@ -59,7 +59,7 @@ class _Means:
 
 
 def ppo_loss(
-    policy: OpenVLAPolicy, batch: TurnBatch, config: PpoConfig, turns: int, actions: int, train_policy: bool
+    policy: OpenVLAPolicy, batch: TurnBatch, config: RlConfig, turns: int, actions: int, train_policy: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of some turns of a mini-batch that holds `turns` turns and `actions` executed actions in all.
 
@@ -101,7 +101,7 @@ def ppo_loss(
 class PpoLearner:
     """Updates a policy from batches of turns."""
 
-    def __init__(self, policy: OpenVLAPolicy, config: PpoConfig) -> None:
+    def __init__(self, policy: OpenVLAPolicy, config: RlConfig) -> None:
         self.policy = policy
         self.config = config
         self.optimizers = {
@@ -155,7 +155,7 @@ class PpoLearner:
             loss, stats = ppo_loss(self.policy, part, self.config, len(batch), max(actions, 1), train_policy)
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss is {loss.item()} after {self.policy.version} updates; lower ppo.learning_rate, "
+                    f"the loss is {loss.item()} after {self.policy.version} updates; lower rl.learning_rate, "
                     "or look in metrics.jsonl for the first value that went wrong; the last checkpoint is intact"
                 )
             loss.backward()  # type: ignore[no-untyped-call]
@@ -188,5 +188,5 @@ class PpoLearner:
         elif deviation <= first and gradient_norm > 0:
             raise TrainingError(
                 f"after an update the ratio is still 1 (largest deviation {deviation:.3g}): the optimiser's steps do not reach "
-                "the weights that evaluate_actions uses, or ppo.learning_rate is too small to matter"
+                "the weights that evaluate_actions uses, or rl.learning_rate is too small to matter"
             )

@@ -12,7 +12,7 @@ class Title(NamedTuple):
     percent: bool = False
 
 
-PHASES = {"sft": "Supervised fine-tuning", "ppo": "Reinforcement learning (PPO)", "grpo": "Reinforcement learning (GRPO)"}
+PHASES = {"sft": "Supervised fine-tuning", "rl": "Reinforcement learning"}
 STEP_NAMES = {"sft": "optimiser step"}
 """Elsewhere a step is an iteration: one round of rollouts and updates."""
 

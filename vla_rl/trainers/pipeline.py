@@ -15,7 +15,7 @@ from vla_rl.report import write_report
 from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim import VectorSim, make_sim
 from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
-from vla_rl.trainers.ppo import train_ppo
+from vla_rl.trainers.rl import train_rl
 from vla_rl.trainers.sft import train_sft
 
 
@@ -110,8 +110,8 @@ def train(config: Config) -> Path:
             with closing(open_sim(config)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
                 write_report(run.directory)
-                train_ppo(run, sim, policy, task_ids)
-                evaluate_held_out(run, sim, policy, task_ids, "final", config.ppo.iterations)
+                train_rl(run, sim, policy, task_ids)
+                evaluate_held_out(run, sim, policy, task_ids, "final", config.rl.iterations)
         finally:
             report = write_report(run.directory)
         return report

@@ -22,20 +22,20 @@ from vla_rl.trainers.evaluation import evaluate_when_due
 from vla_rl.trainers.statistics import RoundClock, rollout_statistics
 
 
-def train_ppo(run: Run, sim: VectorSim, policy: OpenVLAPolicy, task_ids: Sequence[int]) -> None:
+def train_rl(run: Run, sim: VectorSim, policy: OpenVLAPolicy, task_ids: Sequence[int]) -> None:
     """Improve `policy` in place for `ppo.iterations` rounds, continuing from the run's last checkpoint if there is one.
 
     Every round draws its episodes, its exploration and its mini-batches from (run.seed, iteration) alone, so a resumed run
     repeats an uninterrupted one bit for bit on CPU.
     """
-    config, task = run.config.ppo, run.config.task
+    config, task = run.config.rl, run.config.task
     learner = PpoLearner(policy, config)
     state: dict[str, Any] = {"iteration": 0, "episodes": 0, "warm": config.warmup_iterations == 0}
-    checkpoint = latest_checkpoint(run.checkpoints("ppo"))
+    checkpoint = latest_checkpoint(run.checkpoints("rl"))
     if checkpoint is not None:
         restore = partial(load_weights, policy)
         state = load_checkpoint(checkpoint, policy_load=restore, optimizers=learner.optimizers, verify=False)
-    run.metrics.truncate_after(state["iteration"], "ppo")
+    run.metrics.truncate_after(state["iteration"], "rl")
     with Progress("PPO", total=config.iterations, done=state["iteration"]) as progress:
         while state["iteration"] < config.iterations:
             evaluate_when_due(run, sim, policy, task_ids, state["iteration"])
@@ -52,8 +52,8 @@ def train_ppo(run: Run, sim: VectorSim, policy: OpenVLAPolicy, task_ids: Sequenc
             state["warm"] |= state["iteration"] >= config.warmup_iterations
             state["warm"] |= stats["value/explained_variance"] >= config.warmup_explained_variance
             stats |= rollout_statistics(trajectories) | clock.statistics() | {"rollout/total_episodes": state["episodes"]}
-            run.metrics.log(state["iteration"], stats, phase="ppo")
+            run.metrics.log(state["iteration"], stats, phase="rl")
             if state["iteration"] % config.checkpoint_every == 0 or state["iteration"] == config.iterations:
-                run.save("ppo", state["iteration"], policy, learner.optimizers, state)
+                run.save("rl", state["iteration"], policy, learner.optimizers, state)
             critic = f"explained variance {stats['value/explained_variance']:.2f}"
             progress.advance(f"success {stats['rollout/success']:.0%}, {critic}")
