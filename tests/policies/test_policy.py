@@ -89,8 +89,17 @@ def test_the_temperature_divides_the_logits(policy: OpenVLAPolicy, observation: 
         expected = torch.log_softmax(logits / 1.6, -1).gather(-1, policy.token_classes(tokens)[..., None])[..., 0]
         evaluation = policy.evaluate_actions(observation, tokens, 1.6)
     assert torch.allclose(evaluation.log_probs, expected, atol=1e-6)
-    probabilities = torch.softmax(logits / 1.6, -1)
-    assert torch.allclose(evaluation.entropy, torch.distributions.Categorical(probabilities).entropy(), atol=1e-4)
+    assert torch.allclose(evaluation.distribution.exp(), torch.softmax(logits / 1.6, -1), atol=1e-6)
+
+
+def test_a_frozen_copy_shares_nothing(policy: OpenVLAPolicy, observation: Observation) -> None:
+    copy = policy.frozen_copy()
+    assert torch.equal(copy.value(observation), policy.value(observation))
+    assert not any(p.requires_grad for p in copy.parameters()) and all(p.requires_grad for p in policy.parameters())
+    before = next(iter(policy.parameters())).detach().clone()
+    with torch.no_grad():
+        next(iter(copy.parameters())).add_(1.0)
+    assert torch.equal(next(iter(policy.parameters())), before)
 
 
 def test_greedy_takes_the_most_likely_token(policy: OpenVLAPolicy, observation: Observation) -> None:
