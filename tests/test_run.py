@@ -28,6 +28,17 @@ def test_a_run_continues_under_the_same_configuration_only(tmp_path: Path) -> No
         Run(config(tmp_path, "run.resume=never"))
 
 
+def test_a_run_that_stopped_stays_so_under_the_same_configuration(tmp_path: Path) -> None:
+    with Run(config(tmp_path)) as run:
+        assert not run.stopped
+        run.stop("nothing left to learn")
+        assert run.stopped and (run.directory / "stopped.txt").read_text() == "nothing left to learn"
+    with Run(config(tmp_path, "rl.iterations=99")) as run:
+        assert run.stopped, "more iterations would only repeat it"
+    with Run(config(tmp_path, "rl.gamma=0.5")) as run:
+        assert not run.stopped
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with Run(config(tmp_path)), pytest.raises(RunError, match="another process is at work"):
         Run(config(tmp_path))

@@ -87,6 +87,8 @@ class Run:
                     f"{self.directory} was made with other values of {', '.join(sorted(changed))}; "
                     "set run.name to start a new run beside it, or give the same values to continue"
                 )
+            if changed:
+                (self.directory / STOPPED).unlink(missing_ok=True)
         write_atomically(path, self.config.to_yaml())
         write_atomically(self.directory / "environment.json", json.dumps(describe_machine(), indent=1))
 

@@ -74,6 +74,7 @@ def test_overrides_can_come_from_the_command_line() -> None:
         ({"regularisers": {"kl": 1.0}}, "there is no regulariser 'kl'"),
         ({"regularisers": {"reference": {"kind": "kl"}}}, "is 'kl'; choose one of reverse, forward, js, tv"),
         ({"auxiliaries": {"value": 0.0}}, "need each other"),
+        ({"reference_reset_every": 3}, "no part compares with one"),
         ({"name": "grpo", "auxiliaries": {"value": 1.0}}, "need each other"),
     ],
 )

@@ -88,9 +88,7 @@ def test_demonstrations_alone_teach_the_task(term: str) -> None:
 
 def test_the_entropy_bonus_raises_entropy() -> None:
     policy = LinearPolicy(scale=2.0)
-    learner = RlLearner(
-        policy, CONFIG, compose(ObjectiveConfig(name="grpo", advantage="none", regularisers={"entropy": 1.0}))
-    )
+    learner = RlLearner(policy, CONFIG, compose(ObjectiveConfig(name="grpo", advantage="none", regularisers={"entropy": 1.0})))
     stats = [learner.update(learner.prepare(play(policy, 8, 8, seed)), np.random.default_rng(0)) for seed in range(8)]
     assert stats[-1]["policy/entropy"] > stats[0]["policy/entropy"] + 0.5
 

@@ -224,6 +224,13 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, kind: str) -> Non
     assert str(target) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_run_that_stopped_early_says_why(finished_run: Path, tmp_path: Path) -> None:
+    assert "stopped early" not in Page(write_report(finished_run)).text
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "stopped.txt").write_text("all <groups> succeeded")
+    assert "Training stopped early: all <groups> succeeded." in Page(write_report(tmp_path)).text
+
+
 def test_durations_are_readable() -> None:
     assert [duration(s) for s in (0.035, 4.2, 99.94, 200.4, 7500, None)] == [
         "35 ms", "4.2 s", "99.9 s", "3 min 20 s", "2 h 5 min", "unknown",

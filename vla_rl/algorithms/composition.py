@@ -144,6 +144,11 @@ def compose(config: ObjectiveConfig) -> Objective:
     )
     if ("critic" in objective.advantage.part.needs) != bool(objective.auxiliaries_on("critic")):
         raise ConfigError("the advantage `critic` and the auxiliary term `value` need each other; choose both or neither")
+    if objective.reference_reset_every and not objective.needs("reference"):
+        raise ConfigError(
+            "objective.reference_reset_every resets a reference, and no part compares with one; add the regulariser `reference`, "
+            "or set objective.reference_reset_every=0"
+        )
     return objective
 
 

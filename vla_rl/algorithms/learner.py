@@ -34,8 +34,12 @@ class RlLearner:
     def __init__(
         self, policy: TrainablePolicy, config: RlConfig, objective: Objective, demonstrations: ChunkDataset | None = None
     ) -> None:
-        """`demonstrations` are read where the objective needs some. Only such an objective as has a critic trains a value
-        head, and only one that compares with a reference holds a frozen copy of the policy."""
+        """Only an objective with a critic trains the value head, and only one with a reference holds a copy of the policy.
+
+        Raises `ValueError` where the objective learns from demonstrations and there are none.
+        """
+        if objective.needs("demonstrations") and not demonstrations:
+            raise ValueError(f"objective {objective.name} learns from demonstrations, and there are none")
         self.policy = policy
         self.config = config
         self.objective = objective
@@ -157,9 +161,10 @@ class RlLearner:
         Their log-probs are those of the policy before the update; their advantage is 1 - the mean success of the round's
         episodes of the same task, or of all where the round has none of it.
         """
-        data, config = self.demonstrations, self.config
-        if not self.objective.needs("demonstrations") or data is None:
+        if not self.objective.needs("demonstrations"):
             return None
+        data, config = self.demonstrations, self.config
+        assert data is not None
         rows = rng.integers(len(data), size=math.ceil(self.objective.demonstration_share * len(turns)))
         observation, actions, mask = data[rows]
         count = len(rows)

@@ -82,7 +82,8 @@ def accumulate_gradient(
         if train_policy:
             tokens, evaluation = evaluate(policy, part, config.temperature)
             slope = None if slopes is None else slopes[rows].to(policy.device)
-            loss, stats = policy_loss(objective, tokens, share[rows].to(policy.device), float(size), policy.action_dim, slope)
+            shares = share[rows].to(policy.device)
+            loss, stats = policy_loss(objective, tokens, shares, float(size) or 1.0, policy.action_dim, slope)
             stats |= _drift(part, tokens, policy)
             means.add({f"policy/{name}": value for name, value in stats.items()}, int(part.executed.sum()))
             losses.append(loss)
