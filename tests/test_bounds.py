@@ -219,7 +219,7 @@ def references(
 
 def test_at_most_four_calls_from_the_command_line_to_the_optimizer() -> None:
     """A reader finds `optimizer.step()` quickly: at most four calls of ours lead from a command in cli.py to the function
-    that makes the step (train -> pipeline.train -> train_ppo -> update -> step is four)."""
+    that makes the step (train -> pipeline.train -> train_rl -> update -> step is four)."""
     graph = build_call_graph()
     assert graph.steps, "no function calls optimizer.step()"
     distances = graph.distances({name for name in graph.edges if name.startswith("vla_rl.cli.")})

@@ -28,7 +28,7 @@ def test_wrong_words(
     corrupt = tmp_path / "broken_demo.hdf5"
     corrupt.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\x00" * 100)
     cases = [
-        (["train", "ppo.gama=1"], "unknown key 'ppo.gama'"),
+        (["train", "rl.gama=1"], "unknown key 'rl.gama'"),
         (["train", "nowhere.yaml"], "there is no configuration file nowhere.yaml"),
         (["train", *base, "task.suite=libero_spacial"], "libero_spatial"),
         (["train", *base, "task.task_ids=[77]"], "77"),

@@ -19,15 +19,15 @@ def test_every_shipped_config_loads(path: Path) -> None:
 
 def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text("sim:\n  num_envs: 3\nppo:\n  gamma: 0.9\n")
-    config = load_config(path, ["sim.num_envs=5", "ppo.learning_rate=1e-4", "task.task_ids=[0, 7]", "policy.checkpoint=null"])
-    assert (config.sim.num_envs, config.ppo.gamma, config.ppo.learning_rate) == (5, 0.9, 1e-4)
+    path.write_text("sim:\n  num_envs: 3\nrl:\n  gamma: 0.9\n")
+    config = load_config(path, ["sim.num_envs=5", "rl.learning_rate=1e-4", "task.task_ids=[0, 7]", "policy.checkpoint=null"])
+    assert (config.sim.num_envs, config.rl.gamma, config.rl.learning_rate) == (5, 0.9, 1e-4)
     assert config.task.task_ids == (0, 7)
     assert config.policy.checkpoint is None
 
 
 def test_a_configuration_survives_its_yaml() -> None:
-    config = load_config(None, ["run.name=x", "ppo.target_kl=0.1", "demonstrations.path=demos"])
+    config = load_config(None, ["run.name=x", "rl.target_kl=0.1", "demonstrations.path=demos"])
     path = ROOT / "unused"
     assert load_config_text(config.to_yaml(), path) == config
 
@@ -41,14 +41,14 @@ def load_config_text(text: str, _: Path) -> Config:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["ppo.iteration=3"], "did you mean 'iterations'"),
-        (["pppo.iterations=3"], "did you mean 'ppo'"),
+        (["rl.iteration=3"], "did you mean 'iterations'"),
+        (["rll.iterations=3"], "did you mean 'rl'"),
         (["sim.num_envs=0"], "sim.num_envs"),
         (["sim.render_quality=pretty"], "'exact' or 'fast'"),
-        (["ppo.iterations"], "section.key=value"),
-        (["ppo.iterations=4", "ppo.iterations.more=3"], "iterations"),
-        (["ppo.lam=[1,"], "not valid YAML"),
-        (["ppo=3"], "ppo"),
+        (["rl.iterations"], "section.key=value"),
+        (["rl.iterations=4", "rl.iterations.more=3"], "iterations"),
+        (["rl.lam=[1,"], "not valid YAML"),
+        (["rl=3"], "rl"),
     ],
 )
 def test_a_wrong_key_or_value_ends_in_one_line_that_names_it(overrides: list[str], message: str) -> None:
@@ -57,7 +57,7 @@ def test_a_wrong_key_or_value_ends_in_one_line_that_names_it(overrides: list[str
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["- a\n", "a: [", "ppo:\n  gama: 1\n", "\x00"])
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "rl:\n  gama: 1\n", "\x00"])
 def test_a_malformed_file_ends_in_one_line_that_names_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)

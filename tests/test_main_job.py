@@ -22,9 +22,9 @@ def test_the_main_job_from_demonstrations_to_a_report(tmp_path: Path) -> None:
             "sft.steps=6",
             "sft.log_every=3",
             "sft.batch_size=8",
-            "ppo.iterations=2",
-            "ppo.episodes_per_iteration=2",
-            "ppo.warmup_iterations=1",
+            "rl.iterations=2",
+            "rl.episodes_per_iteration=2",
+            "rl.warmup_iterations=1",
             "evaluation.episodes=2",
             "evaluation.every=1",
             "evaluation.interim_episodes=1",
@@ -38,7 +38,7 @@ def test_the_main_job_from_demonstrations_to_a_report(tmp_path: Path) -> None:
     for name in ("config.yaml", "environment.json", "metrics.jsonl"):
         assert (run / name).exists(), name
     records = read_metrics(run)
-    assert [(r["phase"], r["step"]) for r in records] == [("sft", 3), ("sft", 6), ("ppo", 1), ("ppo", 2)]
+    assert [(r["phase"], r["step"]) for r in records] == [("sft", 3), ("sft", 6), ("rl", 1), ("rl", 2)]
     first = records[2]["values"]
     assert first["rollout/episodes"] == 2
     # The warm-up round trains the critic alone; only the second one moves the policy.

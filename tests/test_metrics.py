@@ -43,19 +43,19 @@ def test_a_record_has_step_phase_time_and_values(tmp_path: Path) -> None:
 
 def test_what_is_not_finite_becomes_null_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with MetricsLogger(tmp_path) as metrics:
-        metrics.log(1, {"a": math.nan, "b": math.inf, "c": 1.0}, "ppo")
+        metrics.log(1, {"a": math.nan, "b": math.inf, "c": 1.0}, "rl")
     assert read_metrics(tmp_path)[0]["values"] == {"a": None, "b": None, "c": 1.0}
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert "a is nan" in warning and "b is inf" in warning and "step 1" in warning and "c is" not in warning
-    assert scalars(tmp_path, "ppo", "c") == [(1, 1.0)]
+    assert scalars(tmp_path, "rl", "c") == [(1, 1.0)]
 
 
 @pytest.mark.parametrize("value", ["text", None, [1.0, 2.0], torch.zeros(2)])
 def test_what_is_no_number_is_named_and_nothing_is_recorded(tmp_path: Path, value: object) -> None:
     with MetricsLogger(tmp_path, tensorboard=False) as metrics:
         with pytest.raises(MetricsError, match="policy/loss"):
-            metrics.log(1, {"policy/loss": value}, "ppo")  # type: ignore[dict-item]
+            metrics.log(1, {"policy/loss": value}, "rl")  # type: ignore[dict-item]
         assert read_metrics(tmp_path) == []
 
 
@@ -64,18 +64,18 @@ def test_a_resumed_run_rewinds_to_its_checkpoint(tmp_path: Path) -> None:
         for step in (10, 20):
             metrics.log(step, {"loss": 1 / step}, "sft")
         for step in (1, 2):
-            metrics.log(step, {"loss": float(step)}, "ppo")
+            metrics.log(step, {"loss": float(step)}, "rl")
         position = json.loads(json.dumps(metrics.position()))
         for step in (3, 4):
-            metrics.log(step, {"loss": -1.0}, "ppo")
+            metrics.log(step, {"loss": -1.0}, "rl")
         metrics.log(4, {"success": 0.5}, "evaluation")
     with MetricsLogger(tmp_path) as metrics:
         metrics.rewind(position)
-        assert pairs(tmp_path) == [("sft", 10), ("sft", 20), ("ppo", 1), ("ppo", 2)]
+        assert pairs(tmp_path) == [("sft", 10), ("sft", 20), ("rl", 1), ("rl", 2)]
         for step in (3, 4, 5):
-            metrics.log(step, {"loss": float(step)}, "ppo")
-    assert [step for phase, step in pairs(tmp_path) if phase == "ppo"] == [1, 2, 3, 4, 5]
-    assert scalars(tmp_path, "ppo", "loss") == [(step, float(step)) for step in (1, 2, 3, 4, 5)]
+            metrics.log(step, {"loss": float(step)}, "rl")
+    assert [step for phase, step in pairs(tmp_path) if phase == "rl"] == [1, 2, 3, 4, 5]
+    assert scalars(tmp_path, "rl", "loss") == [(step, float(step)) for step in (1, 2, 3, 4, 5)]
     assert [step for step, _ in scalars(tmp_path, "sft", "loss")] == [10, 20]
     assert scalars(tmp_path, "evaluation", "success") == []
 
@@ -85,15 +85,15 @@ def test_a_resumed_run_rewinds_to_its_checkpoint(tmp_path: Path) -> None:
     [
         (2, "sft", 2),  # inside the first phase: all of the second goes
         (3, "sft", 3),  # at its end, likewise
-        (0, "ppo", 3),  # before the second phase
-        (1, "ppo", 4),
-        (99, "ppo", 5),
+        (0, "rl", 3),  # before the second phase
+        (1, "rl", 4),
+        (99, "rl", 5),
         (5, "grpo", 5),  # a phase that has not begun takes nothing away
         (-1, "sft", 0),
     ],
 )
 def test_truncating_after_a_step_of_a_phase(tmp_path: Path, step: int, phase: str, kept: int) -> None:
-    logged = [("sft", 1), ("sft", 2), ("sft", 3), ("ppo", 1), ("ppo", 2)]
+    logged = [("sft", 1), ("sft", 2), ("sft", 3), ("rl", 1), ("rl", 2)]
     with MetricsLogger(tmp_path, tensorboard=False) as metrics:
         for name, number in logged:
             metrics.log(number, {"x": 1.0}, name)
@@ -108,20 +108,20 @@ def test_a_file_that_was_cut_anywhere_is_continued(tmp_path_factory: pytest.Temp
     run = tmp_path_factory.mktemp("run")
     with MetricsLogger(run, tensorboard=False) as metrics:
         for step in range(3):
-            metrics.log(step, {"x": float(step)}, "ppo")
+            metrics.log(step, {"x": float(step)}, "rl")
     path = run / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:length])
     survivors = whole[:length].count(b"\n")
-    assert pairs(run) == [("ppo", step) for step in range(survivors)]
+    assert pairs(run) == [("rl", step) for step in range(survivors)]
     with MetricsLogger(run, tensorboard=False) as metrics:
-        metrics.log(9, {"x": 9.0}, "ppo")
-    assert pairs(run) == [*(("ppo", step) for step in range(survivors)), ("ppo", 9)]
+        metrics.log(9, {"x": 9.0}, "rl")
+    assert pairs(run) == [*(("rl", step) for step in range(survivors)), ("rl", 9)]
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
 def test_a_line_that_is_no_record_is_skipped_with_its_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    good = '{"step": 1, "phase": "ppo", "wall_time": 1.0, "values": {}}\n'
+    good = '{"step": 1, "phase": "rl", "wall_time": 1.0, "values": {}}\n'
     (tmp_path / "metrics.jsonl").write_text(good + "[1]\n\0\0\n" + good)
     assert len(read_metrics(tmp_path)) == 2
     assert "line 2" in caplog.text and "line 3" in caplog.text
@@ -131,10 +131,10 @@ def test_a_line_that_is_no_record_is_skipped_with_its_number(tmp_path: Path, cap
 def test_wall_time_counts_running_only_and_goes_on_over_resumptions(tmp_path: Path) -> None:
     with MetricsLogger(tmp_path, tensorboard=False) as metrics:
         time.sleep(0.2)
-        metrics.log(1, {}, "ppo")
+        metrics.log(1, {}, "rl")
     time.sleep(0.3)
     with MetricsLogger(tmp_path, tensorboard=False) as metrics:
-        metrics.log(2, {}, "ppo")
+        metrics.log(2, {}, "rl")
     first, second = (record["wall_time"] for record in read_metrics(tmp_path))
     assert 0.2 <= first <= second < first + 0.25
 
@@ -144,7 +144,7 @@ import sys
 from vla_rl.metrics import MetricsLogger
 with MetricsLogger(sys.argv[1]) as metrics:
     for step in range(10**9):
-        metrics.log(step, {"x": float(step), "y": -float(step)}, "ppo")
+        metrics.log(step, {"x": float(step), "y": -float(step)}, "rl")
 """
 
 
@@ -157,11 +157,11 @@ def test_kill_9_loses_nothing_that_a_resumed_run_does_not_repeat(tmp_path: Path)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     with MetricsLogger(tmp_path) as metrics:
-        metrics.truncate_after(29, "ppo")
+        metrics.truncate_after(29, "rl")
         for step in range(30, 40):
-            metrics.log(step, {"x": float(step), "y": 0.0}, "ppo")
-    assert pairs(tmp_path) == [("ppo", step) for step in range(40)]
-    assert scalars(tmp_path, "ppo", "x") == [(step, float(step)) for step in range(40)]
+            metrics.log(step, {"x": float(step), "y": 0.0}, "rl")
+    assert pairs(tmp_path) == [("rl", step) for step in range(40)]
+    assert scalars(tmp_path, "rl", "x") == [(step, float(step)) for step in range(40)]
 
 
 def test_each_moment_is_counted_once_in_the_innermost_part() -> None:
@@ -220,9 +220,9 @@ def test_a_full_disk_is_said_in_one_line_and_loses_no_earlier_record(tmp_path: P
     try:
         with MetricsLogger(tmp_path) as metrics, pytest.raises(MetricsError, match="No space left on device") as caught:
             for step in range(100_000):
-                metrics.log(step, {f"key{i}": float(step) for i in range(20)}, "ppo")
+                metrics.log(step, {f"key{i}": float(step) for i in range(20)}, "rl")
         assert "\n" not in str(caught.value)
-        assert pairs(tmp_path) == [("ppo", step) for step in range(len(read_metrics(tmp_path)))] != []
+        assert pairs(tmp_path) == [("rl", step) for step in range(len(read_metrics(tmp_path)))] != []
         assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)

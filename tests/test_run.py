@@ -12,20 +12,31 @@ def config(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
 
 
 def test_a_run_directory_says_what_it_is(tmp_path: Path) -> None:
-    with Run(config(tmp_path, "ppo.gamma=0.9")) as run:
-        assert load_config(config_of(run.directory)).ppo.gamma == 0.9
+    with Run(config(tmp_path, "rl.gamma=0.9")) as run:
+        assert load_config(config_of(run.directory)).rl.gamma == 0.9
         assert "torch" in json.loads((run.directory / "environment.json").read_text())["versions"]
 
 
 def test_a_run_continues_under_the_same_configuration_only(tmp_path: Path) -> None:
-    Run(config(tmp_path, "ppo.gamma=0.1")).close()
+    Run(config(tmp_path, "rl.gamma=0.1")).close()
     with Run(config(tmp_path)) as run:  # nothing was made yet, so anything may change
         (run.checkpoints("sft") / "step_000001").mkdir(parents=True)
-    Run(config(tmp_path, "ppo.iterations=99", "sim.num_workers=1")).close()  # longer and elsewhere, but the same experiment
-    with pytest.raises(RunError, match=r"other values of ppo\.gamma, sft\.steps; set run\.name"):
-        Run(config(tmp_path, "ppo.gamma=0.5", "sft.steps=3"))
+    Run(config(tmp_path, "rl.iterations=99", "sim.num_workers=1")).close()  # longer and elsewhere, but the same experiment
+    with pytest.raises(RunError, match=r"other values of rl\.gamma, sft\.steps; set run\.name"):
+        Run(config(tmp_path, "rl.gamma=0.5", "sft.steps=3"))
     with pytest.raises(RunError, match="exists already"):
         Run(config(tmp_path, "run.resume=never"))
+
+
+def test_a_run_that_stopped_stays_so_under_the_same_configuration(tmp_path: Path) -> None:
+    with Run(config(tmp_path)) as run:
+        assert not run.stopped
+        run.stop("nothing left to learn")
+        assert run.stopped and (run.directory / "stopped.txt").read_text() == "nothing left to learn"
+    with Run(config(tmp_path, "rl.iterations=99")) as run:
+        assert run.stopped, "more iterations would only repeat it"
+    with Run(config(tmp_path, "rl.gamma=0.5")) as run:
+        assert not run.stopped
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def demo(words: Words = None) -> None:
 
 @app.command()
 def train(words: Words = None) -> None:
-    """Demonstrations, supervised start, PPO, evaluation, report; continues where the run stopped."""
+    """Demonstrations, supervised start, reinforcement learning, evaluation, report; continues where the run stopped."""
     from vla_rl.trainers import pipeline
 
     config, _ = _load(words)
@@ -228,7 +228,7 @@ def main() -> None:
 
 def _is_users(error: Exception) -> bool:
     """Whether an error's message is written for the user."""
-    from vla_rl.algorithms.ppo import TrainingError
+    from vla_rl.algorithms.mini_batch import TrainingError
     from vla_rl.checkpoint import CheckpointError
     from vla_rl.config import ConfigError
     from vla_rl.data import DatasetError

@@ -1,6 +1,6 @@
 """The configuration of a run: one frozen model a section, one docstring a field, and no key that nobody reads.
 
-A YAML file sets fields by section; the command line overrides them: `ppo.iterations=50 sim.num_envs=32`.
+A YAML file sets fields by section; the command line overrides them: `rl.iterations=50 sim.num_envs=32`.
 """
 
 from __future__ import annotations
@@ -135,43 +135,43 @@ class SftConfig(Section):
     """Steps between two checkpoints."""
 
 
-class PpoConfig(Section):
+class RlConfig(Section):
     iterations: Positive = 40
     """Rounds of rollout and update, critic warm-up included."""
     episodes_per_iteration: Positive = 48
-    """Trajectories of a round."""
+    """Trajectories that a round learns from."""
+    group_size: Positive = 1
+    """Episodes that share an initial state; objectives that compare siblings need some (SimpleVLA-RL: 8)."""
+    sampling_attempts: Count = 0
+    """Dynamic sampling: how often a round may draw groups until enough are informative; 0: every group counts, drawn once."""
+    success_low: Fraction = 0.1
+    """A group is informative from this share of successes (SimpleVLA-RL: 0.1)..."""
+    success_high: Fraction = 0.9
+    """... to this one."""
     temperature: Rate = 1.2
-    """Of the action-token distribution in rollouts, and therefore in the ratio (VLA-RL: 1.5)."""
+    """Of the action-token distribution in rollouts, and therefore in the ratio (VLA-RL: 1.5, SimpleVLA-RL: 1.6)."""
     epochs: Positive = 2
     """Passes over a round's turns."""
     minibatch_turns: Positive = 256
-    """Turns of one optimiser step."""
+    """Turns of one optimiser step; about so many where a mini-batch holds whole trajectories or groups."""
     microbatch_turns: Positive = 64
     """Turns of one forward and backward pass; the gradient does not depend on it."""
     learning_rate: Rate = 5e-5
     """Of the policy."""
     learning_rate_warmup: Count = 20
     """Optimiser steps until the policy's learning rate is reached; Adam's first steps are its largest otherwise."""
-    value_learning_rate: Rate = 5e-4
-    """Of the value head."""
-    gamma: Fraction = 0.99
-    """Discount a turn."""
-    lam: Fraction = 0.95
-    """GAE's lambda."""
-    clip_low: Rate = 0.2
-    """The ratio is clipped below at 1 - clip_low."""
-    clip_high: Rate = 0.2
-    """The ratio is clipped above at 1 + clip_high."""
-    value_clip: Rate = 0.2
-    """How far a value may move from the one at rollout before its loss is clipped."""
-    value_coefficient: Rate = 1.0
-    """Weight of the value loss."""
-    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the entropy bonus (VLA-RL: none)."""
     max_grad_norm: Rate = 1.0
     """Gradients are scaled down to this norm."""
     target_kl: Rate | None = None
     """Stop a round's updates when the approximate KL divergence an action from the rollout policy exceeds this, nat."""
+    gamma: Fraction = 0.99
+    """Discount a turn, of the advantages `critic` and `batch`; the others compare undiscounted returns."""
+    lam: Fraction = 0.95
+    """GAE's lambda, of the advantage `critic`."""
+    value_learning_rate: Rate = 5e-4
+    """Of the value head, where the objective has a critic; so are the keys below."""
+    value_clip: Rate = 0.2
+    """How far a value may move from the one at rollout before its loss is clipped."""
     warmup_iterations: Count = 5
     """At most this many rounds train the value head alone."""
     warmup_epochs: Positive = 8
@@ -180,6 +180,41 @@ class PpoConfig(Section):
     """The warm-up ends early when the value explains this share of the returns' variance before a round's update."""
     checkpoint_every: Positive = 1
     """Iterations between two checkpoints."""
+
+
+Setting = bool | float | str
+Chosen = dict[str, float | dict[str, Setting]]
+"""Parts by name: a coefficient, or `{coefficient: 0.1, ANOTHER_SETTING: 2}`; the coefficient 0 removes a part."""
+
+
+class ObjectiveConfig(Section):
+    """What is learned from a round. What is not given stays as the named composition has it; docs/objectives.md has them all."""
+
+    name: str = "ppo"
+    """Key of `vla_rl.algorithms.composition.OBJECTIVES`, such as ppo, grpo, rloo or lite_ppo."""
+    advantage: str | dict[str, Setting] | None = None
+    """Key of `estimators.ESTIMATORS`, or `{name: KEY, SETTING: VALUE}`."""
+    ratio: Literal["token", "action", "trajectory"] | None = None
+    """What has a probability ratio and a clip: a token, an action (the product of its D tokens), or a trajectory (the geometric
+    mean of its tokens, GSPO)."""
+    average: Literal["all", "trajectories"] | None = None
+    """all: every executed token counts the same; trajectories: the mean within each trajectory, then over trajectories."""
+    clip_low: Rate | None = None
+    """The ratio is clipped below at 1 - clip_low; .inf: never."""
+    clip_high: Rate | None = None
+    """The ratio is clipped above at 1 + clip_high; .inf: never."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bounds the loss of a negative advantage at this many times its size (usual: 3); by default not at all."""
+    token_weights: Chosen = {}
+    """Keys of `token_weights.TOKEN_WEIGHTS`, with their strength as the coefficient."""
+    regularisers: Chosen = {}
+    """Keys of `regularisers.REGULARISERS`."""
+    auxiliaries: Chosen = {}
+    """Keys of `auxiliaries.AUXILIARIES`."""
+    demonstration_share: Annotated[float, Field(gt=0)] | None = None
+    """Demonstrated turns per turn of a round, where the objective learns from demonstrations."""
+    reference_reset_every: Count | None = None
+    """Rounds after which the reference becomes the current policy and the optimiser starts anew (ProRL); 0: never."""
 
 
 class EvaluationConfig(Section):
@@ -221,7 +256,8 @@ class Config(Section):
     policy: PolicyConfig = PolicyConfig()
     demonstrations: DemonstrationConfig = DemonstrationConfig()
     sft: SftConfig = SftConfig()
-    ppo: PpoConfig = PpoConfig()
+    rl: RlConfig = RlConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def to_yaml(self) -> str:
@@ -268,7 +304,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if record is None:
         return {}
     if not isinstance(record, dict):
-        raise ConfigError(f"{path} must hold sections such as `sim:` and `ppo:`, not a {type(record).__name__}")
+        raise ConfigError(f"{path} must hold sections such as `sim:` and `rl:`, not a {type(record).__name__}")
     return record
 
 

@@ -1,6 +1,6 @@
 """Metrics of a run: one JSON line per record, the same numbers for TensorBoard, seconds by part, and the machine.
 
-A record is `{"step": 3, "phase": "ppo", "wall_time": 81.2, "values": {"policy/loss": 0.01}}`; `wall_time` counts the
+A record is `{"step": 3, "phase": "rl", "wall_time": 81.2, "values": {"policy/loss": 0.01}}`; `wall_time` counts the
 seconds that the run has been running, over all its resumptions, without the time between them.
 """
 

@@ -1,6 +1,7 @@
 """A run's directory: its configuration, metrics, checkpoints, evaluations, videos and report.
 
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  tensorboard/  checkpoints/  evaluation/  videos/  report.html
+            stopped.txt (why training ended early, if it did)
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from vla_rl.checkpoint import save_checkpoint
 from vla_rl.config import Config, ConfigError, load_config
 from vla_rl.machine import describe_machine
 from vla_rl.metrics import MetricsLogger
-from vla_rl.policies import PolicyError, load_policy
+from vla_rl.policies import Policy, PolicyError, load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
 
 MAY_CHANGE = {
@@ -28,8 +30,8 @@ MAY_CHANGE = {
     "run.device",
     "run.keep_checkpoints",
     "sim.num_workers",
-    "ppo.iterations",
-    "ppo.checkpoint_every",
+    "rl.iterations",
+    "rl.checkpoint_every",
     "sft.checkpoint_every",
     "evaluation.every",
     "evaluation.episodes",
@@ -39,6 +41,7 @@ MAY_CHANGE = {
 """Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
 
 RESULTS = ("checkpoints", "demonstrations", "evaluation")
+STOPPED = "stopped.txt"
 
 
 class RunError(RuntimeError):
@@ -84,6 +87,8 @@ class Run:
                     f"{self.directory} was made with other values of {', '.join(sorted(changed))}; "
                     "set run.name to start a new run beside it, or give the same values to continue"
                 )
+            if changed:
+                (self.directory / STOPPED).unlink(missing_ok=True)
         write_atomically(path, self.config.to_yaml())
         write_atomically(self.directory / "environment.json", json.dumps(describe_machine(), indent=1))
 
@@ -95,7 +100,7 @@ class Run:
         return self.directory / "checkpoints" / phase
 
     def save(
-        self, phase: str, step: int, policy: OpenVLAPolicy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
+        self, phase: str, step: int, policy: Policy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
     ) -> Path:
         """Write a checkpoint of a phase, atomically."""
         return save_checkpoint(
@@ -106,6 +111,16 @@ class Run:
             state=state,
             keep=self.config.run.keep_checkpoints,
         )
+
+    def stop(self, reason: str) -> None:
+        """Note that training ends before its last iteration, and why; the report shows it."""
+        write_atomically(self.directory / STOPPED, reason)
+        Console().print(f"training stopped: {reason}", highlight=False, soft_wrap=True)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training has ended early. It would again, as a run repeats itself."""
+        return (self.directory / STOPPED).exists()
 
     def close(self) -> None:
         self.metrics.close()

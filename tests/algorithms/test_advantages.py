@@ -9,7 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from vla_rl.algorithms.advantages import gae, group_relative, normalise
+from vla_rl.algorithms.advantages import (
+    discounted_returns,
+    gae,
+    group_centred,
+    group_mean,
+    group_relative,
+    leave_one_out,
+    normalise,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -136,3 +144,25 @@ def test_normalise_without_spread_or_with_one_entry_is_zero() -> None:
     assert normalise(torch.tensor([0.1, 0.1, 0.1]), torch.ones(3, dtype=torch.bool)).tolist() == [0, 0, 0]
     assert normalise(torch.tensor([5.0, 1.0]), torch.tensor([True, False])).tolist() == [0, 0]
     assert normalise(torch.tensor([5.0, 1.0]), torch.tensor([False, False])).tolist() == [0, 0]
+
+
+def test_discounted_returns_by_hand() -> None:
+    # gamma .5, rewards (1, 2, 4): 4, then 2 + 2 = 4, then 1 + 2 = 3. The second episode ends after one turn.
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    result = discounted_returns(torch.tensor([[1.0, 2.0, 4.0], [5.0, NAN, INF]]), mask, 0.5)
+    assert result.tolist() == [[3.0, 4.0, 4.0], [5.0, 0.0, 0.0]]
+
+
+def test_group_mean_and_leave_one_out_by_hand() -> None:
+    # Group 7: (1, 0, 2), mean 1. Leave one out: 1 - (0+2)/2 = 0, 0 - 3/2 = -1.5, 2 - 1/2 = 1.5. Group 3 has one member.
+    returns, groups = torch.tensor([1.0, 9.0, 0.0, 2.0]), torch.tensor([7, 3, 7, 7])
+    assert group_mean(returns, groups).tolist() == [1.0, 9.0, 1.0, 1.0]
+    assert leave_one_out(returns, groups).tolist() == [0.0, 0.0, -1.5, 1.5]
+
+
+def test_group_centred_by_hand() -> None:
+    # Groups (1, 0) and (1, 1): centred +-.5 and 0. All four returns: mean .75, unbiased variance .75/3 = .25, deviation .5.
+    returns, groups = torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1])
+    assert group_centred(returns, groups).tolist() == [0.5, -0.5, 0.0, 0.0]
+    assert torch.allclose(group_centred(returns, groups, scale=True), torch.tensor([1.0, -1.0, 0.0, 0.0]))
+    assert group_centred(torch.ones(4), groups, scale=True).tolist() == [0, 0, 0, 0]

@@ -15,7 +15,6 @@ from vla_rl.algorithms.objectives import (
     action_log_probs,
     clipped_surrogate,
     clipped_value_loss,
-    entropy_bonus,
     explained_variance,
     token_cross_entropy,
 )
@@ -104,9 +103,36 @@ def test_an_infinite_value_clip_is_the_squared_error() -> None:
     assert loss.item() == pytest.approx(4.5) and stats["value_clip_fraction"] == 0
 
 
-def test_entropy_bonus_and_explained_variance_by_hand() -> None:
+def test_the_dual_clip_bounds_what_a_negative_advantage_costs() -> None:
+    # clip (.2, .28), dual clip 3. Ratio 8 with A = -1: min(-8, -1.28) = -8, bounded at -3: no gradient.
+    # Ratio 2 with A = -1: -2. Ratio 8 with A = 1: 1.28, as ever. Loss (3 + 2 - 1.28) / 3, two of three clipped.
+    log_probs = torch.tensor([3 * LN2, LN2, 3 * LN2]).requires_grad_()
+    advantages, every = torch.tensor([-1.0, -1.0, 1.0]), torch.ones(3, dtype=torch.bool)
+    loss, stats = clipped_surrogate(log_probs, torch.zeros(3), advantages, every, 0.2, 0.28, 3, dual_clip=3.0)
+    assert loss.item() == pytest.approx((3 + 2 - 1.28) / 3) and stats["clip_fraction"].item() == pytest.approx(2 / 3)
+    loss.backward()
+    assert log_probs.grad is not None and torch.allclose(log_probs.grad, torch.tensor([0.0, 2 / 3, 0.0]))
+
+
+def test_infinite_clips_are_the_plain_importance_weighted_objective() -> None:
+    # Ratios 8 and 1/8 with A = 1 and -1: loss -(8 - 1/8) / 2.
+    loss, stats = clipped_surrogate(
+        torch.tensor([3 * LN2, -3 * LN2]), torch.zeros(2), torch.tensor([1.0, -1.0]), torch.ones(2, dtype=torch.bool), INF, INF, 2
+    )
+    assert loss.item() == pytest.approx(-(8 - 0.125) / 2, rel=1e-5) and stats["clip_fraction"] == 0
+
+
+def test_weights_multiply_the_terms_of_the_surrogate() -> None:
+    # Ratio 1, advantages 1 and 3, weights .5 and 2: -(.5 + 6) / 4. A third entry is masked, whatever its weight.
+    zeros, mask = torch.zeros(3), torch.tensor([True, True, False])
+    loss, _ = clipped_surrogate(
+        zeros, zeros, torch.tensor([1.0, 3.0, 9.0]), mask, 0.2, 0.2, 4, weights=torch.tensor([0.5, 2.0, NAN])
+    )
+    assert loss.item() == pytest.approx(-6.5 / 4)
+
+
+def test_explained_variance_by_hand() -> None:
     mask = torch.tensor([True, True, True, False])
-    assert entropy_bonus(torch.tensor([1.0, 2.0, 3.0, NAN]), mask, 4).item() == pytest.approx(1.5)
     # Returns (1, 2, 3), variance 2/3; residuals (0, 0, 1), variance 2/9: 1 - 1/3. A constant offset does not matter.
     returns = torch.tensor([1.0, 2.0, 3.0, NAN])
     assert explained_variance(torch.tensor([1.0, 2.0, 2.0, INF]), returns, mask).item() == pytest.approx(2 / 3)
@@ -126,7 +152,9 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 LOSSES: dict[str, Loss] = {
     "surrogate": lambda x, old, a, c, mask, n: clipped_surrogate(x[..., 0], old, a, mask, 0.2, 0.28, n)[0],
     "value": lambda x, old, a, c, mask, n: clipped_value_loss(x[..., 0], old, a, mask, 0.2, n)[0],
-    "entropy": lambda x, old, a, c, mask, n: entropy_bonus(x[..., 0], mask, n),
+    "dual clip": lambda x, old, a, c, mask, n: clipped_surrogate(
+        x[..., 0], old, a, mask, 0.2, 0.28, n, dual_clip=1.5, weights=old.exp()
+    )[0],
     "cross entropy": lambda x, old, a, c, mask, n: token_cross_entropy(x, c, mask, n)[0],
 }
 
@@ -177,7 +205,6 @@ def test_nothing_valid_is_a_loss_of_zero(denominator: float | Tensor) -> None:
     losses = [
         clipped_surrogate(x, x.detach(), x.detach(), mask, 0.2, 0.2, denominator)[0],
         clipped_value_loss(x, x.detach(), x.detach(), mask, 0.2, denominator)[0],
-        entropy_bonus(x, mask, denominator),
         token_cross_entropy(x, torch.zeros(2), mask[:, 0], denominator)[0],
     ]
     for loss in losses:

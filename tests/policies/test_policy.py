@@ -89,8 +89,17 @@ def test_the_temperature_divides_the_logits(policy: OpenVLAPolicy, observation: 
         expected = torch.log_softmax(logits / 1.6, -1).gather(-1, policy.token_classes(tokens)[..., None])[..., 0]
         evaluation = policy.evaluate_actions(observation, tokens, 1.6)
     assert torch.allclose(evaluation.log_probs, expected, atol=1e-6)
-    probabilities = torch.softmax(logits / 1.6, -1)
-    assert torch.allclose(evaluation.entropy, torch.distributions.Categorical(probabilities).entropy(), atol=1e-4)
+    assert torch.allclose(evaluation.distribution.exp(), torch.softmax(logits / 1.6, -1), atol=1e-6)
+
+
+def test_a_frozen_copy_shares_nothing(policy: OpenVLAPolicy, observation: Observation) -> None:
+    copy = policy.frozen_copy()
+    assert torch.equal(copy.value(observation), policy.value(observation))
+    assert not any(p.requires_grad for p in copy.parameters()) and all(p.requires_grad for p in policy.parameters())
+    before = next(iter(policy.parameters())).detach().clone()
+    with torch.no_grad():
+        next(iter(copy.parameters())).add_(1.0)
+    assert torch.equal(next(iter(policy.parameters())), before)
 
 
 def test_greedy_takes_the_most_likely_token(policy: OpenVLAPolicy, observation: Observation) -> None:
@@ -201,13 +210,13 @@ def test_the_seed_decides_the_weights(build: Build) -> None:
 
 
 def test_the_newest_policy_of_a_checkpoint_or_a_run_is_found(policy: OpenVLAPolicy, tmp_path: Path) -> None:
-    for phase, step, version in (("sft", 900, 0), ("ppo", 2, 20), ("ppo", 10, 100)):
+    for phase, step, version in (("sft", 900, 0), ("rl", 2, 20), ("rl", 10, 100)):
         policy.version = version
         policy.save(tmp_path / "run" / "checkpoints" / phase / f"step_{step:06d}" / "policy")
-    (tmp_path / "run" / "checkpoints" / "ppo" / ".step_000011.writing" / "policy").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "rl" / ".step_000011.writing" / "policy").mkdir(parents=True)
     assert load_policy(tmp_path / "run").version == 100
-    assert load_policy(tmp_path / "run" / "checkpoints" / "ppo").version == 100
-    assert load_policy(tmp_path / "run" / "checkpoints" / "ppo" / "step_000002").version == 20
+    assert load_policy(tmp_path / "run" / "checkpoints" / "rl").version == 100
+    assert load_policy(tmp_path / "run" / "checkpoints" / "rl" / "step_000002").version == 20
 
 
 def corrupt_config(path: Path, change: Callable[[dict], None]) -> None:

@@ -83,14 +83,14 @@ def log_metrics(run: Path, sft_steps: int, iterations: int) -> None:
                     "time/learning": 9 + rng.random(), "time/other": 0.4, "speed/env_steps_per_s": 520 + 30 * rng.random(),
                     "speed/turns_per_s": 65 + 3 * rng.random(), "novel/metric<i>": step**2,
                 },
-                "ppo",
+                "rl",
             )  # fmt: skip
 
 
 def example_run(directory: Path, sft_steps: int = 60, iterations: int = 30) -> Path:
     """A finished run: 60 records of fine-tuning, 30 iterations, 4 evaluations, 8 videos."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.yaml").write_text("run:\n  name: </pre><script>alert(1)</script>\nppo:\n  iterations: 30\n")
+    (directory / "config.yaml").write_text("run:\n  name: </pre><script>alert(1)</script>\nrl:\n  iterations: 30\n")
     (directory / "environment.json").write_text(json.dumps(describe_machine()))
     log_metrics(directory, sft_steps, iterations)
     write_evaluation(directory, "start", 0, (12, 9), filmed=2)

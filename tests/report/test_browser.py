@@ -101,12 +101,12 @@ def test_curves_are_drawn_with_their_points(opened: Browser) -> None:
           return [path.id, Number(path.dataset.points), drawn, box.width, box.height];
         }));""")
     points = {identity: (claimed, drawn) for identity, claimed, drawn, _, _ in curves}
-    assert points["curve-success-ppo"] == (30, 30) and points["curve-success-ppo-1"] == (4, 4)
-    assert points["curve-sft-loss"] == (60, 60) and points["curve-ppo-policy-loss"] == (29, 29)
+    assert points["curve-success-rl"] == (30, 30) and points["curve-success-rl-1"] == (4, 4)
+    assert points["curve-sft-loss"] == (60, 60) and points["curve-rl-policy-loss"] == (29, 29)
     assert len(curves) >= 20 and all(claimed == drawn for claimed, drawn in points.values())
     assert all(width > 50 for _, _, _, width, _ in curves)
     height = {identity: height for identity, _, _, _, height in curves}
-    assert height["curve-success-ppo"] > 50
+    assert height["curve-success-rl"] > 50
 
 
 def test_a_video_plays(opened: Browser) -> None:
@@ -125,7 +125,7 @@ def test_a_video_plays(opened: Browser) -> None:
 def test_values_are_read_under_the_pointer_and_with_keys(opened: Browser) -> None:
     texts = opened.run("""
         const done = arguments[arguments.length - 1];
-        const area = document.querySelector("#chart-success-ppo .area"), tip = area.querySelector(".tip"), texts = [tip.hidden];
+        const area = document.querySelector("#chart-success-rl .area"), tip = area.querySelector(".tip"), texts = [tip.hidden];
         const press = (key) => area.dispatchEvent(new KeyboardEvent("keydown", {key}));
         press("Home"); texts.push(tip.textContent);
         press("End"); texts.push(tip.textContent);

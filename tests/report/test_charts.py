@@ -82,7 +82,7 @@ def test_narrow_ranges_keep_their_labels_apart() -> None:
     chart = make_chart("t", [Curve("c", [0, 1], [0.000990, 0.001])], chart_id="c")
     labels = [tick.label for tick in chart.y_ticks]
     assert len(set(labels)) == len(labels)
-    assert slug("ppo", "policy/KL <b>") == "ppo-policy-kl-b"
+    assert slug("rl", "policy/KL <b>") == "rl-policy-kl-b"
 
 
 finite = st.floats(-1e12, 1e12)

@@ -75,17 +75,17 @@ def test_newcombe_interval_of_a_published_example() -> None:
 
 
 def test_curves_carry_the_values_of_the_run(page: Page, finished_run: Path) -> None:
-    rollouts = page.curve("curve-success-ppo")
-    episodes = [r for r in map(json.loads, (finished_run / "metrics.jsonl").read_text().splitlines()) if r["phase"] == "ppo"]
+    rollouts = page.curve("curve-success-rl")
+    episodes = [r for r in map(json.loads, (finished_run / "metrics.jsonl").read_text().splitlines()) if r["phase"] == "rl"]
     assert rollouts["data-points"] == "30"
     assert json.loads(rollouts["data-y"] or "") == pytest.approx([r["values"]["rollout/success"] for r in episodes], rel=1e-5)
-    evaluations = page.curve("curve-success-ppo-1")
+    evaluations = page.curve("curve-success-rl-1")
     assert json.loads(evaluations["data-x"] or "") == [0, 10, 20, 30]
     assert json.loads(evaluations["data-y"] or "") == pytest.approx([21 / 80, 33 / 80, 55 / 80, 67 / 80])
-    loss = page.curve("curve-ppo-policy-loss")
+    loss = page.curve("curve-rl-policy-loss")
     assert loss["data-points"] == "29" and json.loads(loss["data-y"] or "")[6] is None
     assert page.curve("curve-sft-loss")["data-points"] == "60"
-    assert page.curve("curve-ppo-novel-metric-i")["data-key"] == "novel/metric<i>"
+    assert page.curve("curve-rl-novel-metric-i")["data-key"] == "novel/metric<i>"
 
 
 def test_tasks_timing_machine_and_configuration_are_there(page: Page) -> None:
@@ -198,9 +198,9 @@ def test_wilson_bands_need_only_rate_and_episodes(tmp_path: Path) -> None:
 
 def test_time_shares_and_mean_speed(tmp_path: Path) -> None:
     with MetricsLogger(tmp_path, tensorboard=False) as metrics:
-        metrics.log(1, {"time/simulation": 1.0, "time/learning": 2.0, "speed/env_steps_per_s": 100.0}, "ppo")
-        metrics.log(2, {"time/simulation": 3.0, "time/learning": 2.0, "speed/env_steps_per_s": 200.0}, "ppo")
-    timing = sections.timing(read_run(tmp_path), "ppo")
+        metrics.log(1, {"time/simulation": 1.0, "time/learning": 2.0, "speed/env_steps_per_s": 100.0}, "rl")
+        metrics.log(2, {"time/simulation": 3.0, "time/learning": 2.0, "speed/env_steps_per_s": 200.0}, "rl")
+    timing = sections.timing(read_run(tmp_path), "rl")
     assert timing is not None
     assert [(row["name"], row["seconds"], row["share"]) for row in timing["rows"]] == [
         ("simulation", 4, 0.5),
@@ -222,6 +222,13 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, kind: str) -> Non
     with pytest.raises(RunError) as caught:
         write_report(target)
     assert str(target) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_that_stopped_early_says_why(finished_run: Path, tmp_path: Path) -> None:
+    assert "stopped early" not in Page(write_report(finished_run)).text
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "stopped.txt").write_text("all <groups> succeeded")
+    assert "Training stopped early: all <groups> succeeded." in Page(write_report(tmp_path)).text
 
 
 def test_durations_are_readable() -> None:

@@ -10,7 +10,7 @@ import torch
 from small_policy import small_policy
 
 from vla_rl.policies.openvla import OpenVLAPolicy
-from vla_rl.rollout.batch import final_values, make_batch
+from vla_rl.rollout.batch import final_values, make_round
 from vla_rl.rollout.collector import collect
 from vla_rl.sim import SimError
 from vla_rl.sim.pool import SimPool
@@ -97,15 +97,22 @@ def test_greedy_episodes_do_not_depend_on_the_number_of_environments(policy: Ope
 def test_the_stored_log_probs_are_those_of_the_policy(policy: OpenVLAPolicy) -> None:
     with pendulums(3) as sim:
         trajectories = collect(sim, policy, specs(LENGTHS), 1.4, torch.Generator().manual_seed(0))
-    batch = make_batch(trajectories, final_values(policy, trajectories), 0.99, 0.95)
+    last = final_values(policy, trajectories)
+    whole = make_round([tuple(trajectories[:3]), tuple(trajectories[3:])], last)
+    batch, episodes = whole.turns, whole.episodes
     with torch.no_grad():
         again = policy.evaluate_actions(batch.observation, batch.tokens, 1.4)
     torch.testing.assert_close(again.log_probs, batch.log_probs, rtol=0, atol=1e-5)
     torch.testing.assert_close(again.values, batch.values, rtol=0, atol=1e-5)
     # Turn rewards are those of executed actions only, and a truncated episode bootstraps from its final observation.
-    last = final_values(policy, trajectories)
     assert all((last[i] != 0) == t.truncated for i, t in enumerate(trajectories))
-    assert len(batch) == sum(t.num_turns for t in trajectories)
+    assert episodes.rewards[1, 0] == pytest.approx(float((trajectories[1].rewards * trajectories[1].executed)[0].sum()))
+    # Turn by turn and episode by episode it is the same: trajectory, group and success of each.
+    assert len(batch) == sum(t.num_turns for t in trajectories) == int(episodes.mask.sum())
+    assert torch.equal(torch.bincount(batch.trajectory), episodes.mask.sum(1))
+    assert episodes.groups.tolist() == [0, 0, 0, 1, 1, 1, 1] and torch.equal(batch.group, episodes.groups[batch.trajectory])
+    assert torch.equal(batch.success, episodes.success[batch.trajectory])
+    assert episodes.success.tolist() == [t.success for t in trajectories]
 
 
 def test_an_environment_that_fails_once_is_begun_again(policy: OpenVLAPolicy, tmp_path: Path) -> None:

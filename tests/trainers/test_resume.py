@@ -21,7 +21,7 @@ def start(root: Path, name: str) -> subprocess.Popen[bytes]:
 
 def finished(directory: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, dict[str, float]]]]:
     """Weights of the last checkpoint, and every metric that does not measure time."""
-    checkpoint = latest_checkpoint(directory / "checkpoints" / "ppo")
+    checkpoint = latest_checkpoint(directory / "checkpoints" / "rl")
     assert checkpoint is not None and checkpoint.name == "step_000008"
     records = [
         (record["step"], {k: v for k, v in record["values"].items() if not k.startswith(TIMED)})

@@ -53,6 +53,27 @@ def gae(
 
 
 @torch.no_grad()
+def discounted_returns(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float) -> Float[Tensor, "B T"]:
+    """G_t = r_t + gamma G_{t+1}, 0 after the last turn; 0 outside `mask`, whatever it holds."""
+    returns = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        following = torch.where(mask[:, t].bool(), rewards[:, t] + gamma * following, following)
+        returns[:, t] = torch.where(mask[:, t].bool(), following, 0.0)
+    return returns
+
+
+@torch.no_grad()
+def group_mean(values: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """The mean over the members of each one's group. Ids are arbitrary integers, in any order."""
+    if not len(values):
+        return values
+    group = torch.unique(group_ids, return_inverse=True)[1]
+    zeros = values.new_zeros(int(group.max()) + 1)
+    return (zeros.scatter_add(0, group, values) / zeros.scatter_add(0, group, torch.ones_like(values)))[group]
+
+
+@torch.no_grad()
 def group_relative(returns: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
     """GRPO's advantage: (return - mean) / unbiased standard deviation of the episodes that share a group id.
 
@@ -67,7 +88,7 @@ def group_relative(returns: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -> 
     group = torch.unique(group_ids, return_inverse=True)[1]
     zeros = exact.new_zeros(int(group.max()) + 1)
     size = zeros.scatter_add(0, group, torch.ones_like(exact))
-    centred = exact - (zeros.scatter_add(0, group, exact) / size)[group]
+    centred = exact - group_mean(exact, group)
     deviation = (zeros.scatter_add(0, group, centred.square()) / (size - 1).clamp(min=1)).sqrt()
     spread = zeros.scatter_reduce(0, group, exact, "amax", include_self=False) - zeros.scatter_reduce(
         0, group, exact, "amin", include_self=False
@@ -75,6 +96,31 @@ def group_relative(returns: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -> 
     magnitude = zeros.scatter_reduce(0, group, exact.abs(), "amax", include_self=False)
     flat = (spread <= SPREAD_TOLERANCE * magnitude)[group]
     return torch.where(flat, 0.0, centred / deviation[group]).to(returns.dtype)
+
+
+@torch.no_grad()
+def leave_one_out(returns: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """RLOO's advantage (arXiv 2402.14740): the return minus the mean return of the OTHER members of its group.
+
+    0 for a single member, which has nobody to compare with.
+    """
+    size = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    count = size[2][size[1]].double()
+    centred = returns.double() - group_mean(returns.double(), group_ids)
+    return (centred * count / (count - 1).clamp(min=1)).to(returns.dtype)
+
+
+@torch.no_grad()
+def group_centred(returns: Float[Tensor, "B"], group_ids: Int[Tensor, "B"], scale: bool = False) -> Float[Tensor, "B"]:
+    """The return minus the mean of its group; with `scale` divided by the unbiased deviation of the WHOLE batch's returns
+    (Lite PPO, arXiv 2508.08221). 0 where the batch has no spread."""
+    exact = returns.double()
+    centred = exact - group_mean(exact, group_ids)
+    if scale:
+        if len(exact) < 2 or bool(exact.max() - exact.min() <= SPREAD_TOLERANCE * exact.abs().max()):
+            return torch.zeros_like(returns)
+        centred = centred / exact.std()
+    return centred.to(returns.dtype)
 
 
 @torch.no_grad()

@@ -55,11 +55,17 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
     denominator: float | Tensor,
+    *,
+    dual_clip: float | None = None,
+    weights: Float[Tensor, "*shape"] | None = None,
 ) -> tuple[Float[Tensor, ""], Statistics]:
-    """PPO's clipped objective, to be minimised: -sum min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) / denominator.
+    """PPO's clipped objective, to be minimised: -sum w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) / denominator.
 
-    The ratio r = exp(log_probs - behaviour_log_probs) may be of tokens, actions or chunks. `approx_kl` is the k3
-    estimator r - 1 - log r of KL(behaviour || policy); `clip_fraction` counts the entries whose gradient the clip removed.
+    The ratio r = exp(log_probs - behaviour_log_probs) may be of tokens, actions or whole trajectories. A `clip_high` above
+    `clip_low` is DAPO's clip-higher (arXiv 2503.14476); infinite ones switch the clip off. `dual_clip` c > 1 bounds what a
+    negative advantage can cost: max(min(...), c A) (Ye et al. 2020, arXiv 1912.09729). `weights` default to 1.
+    `approx_kl` is the k3 estimator r - 1 - log r of KL(behaviour || policy); `clip_fraction` counts the entries whose gradient
+    a clip removed.
     """
     mask = mask.bool()
     log_ratio = torch.where(mask, log_probs - behaviour_log_probs, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -67,9 +73,15 @@ def clipped_surrogate(
     ratio = log_ratio.exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
-    loss = -_over(torch.where(mask, torch.minimum(unclipped, clipped), 0.0), denominator)
+    gain = torch.minimum(unclipped, clipped)
+    removed = clipped < unclipped
+    if dual_clip is not None:
+        floor = torch.where(advantages < 0, dual_clip * advantages, -torch.inf)
+        removed = removed | (gain < floor)
+        gain = torch.maximum(gain, floor)
+    weighted = gain if weights is None else gain * torch.where(mask, weights, 0.0)
+    loss = -_over(torch.where(mask, weighted, 0.0), denominator)
     with torch.no_grad():
-        removed = clipped < unclipped
         stats = {
             "ratio_mean": masked_mean(ratio, mask),
             "ratio_max": ratio.amax() if ratio.numel() else ratio.new_ones(()),
@@ -108,13 +120,6 @@ def clipped_value_loss(
             "return_mean": masked_mean(returns, mask),
         }
     return loss, {name: value.detach() for name, value in stats.items()}
-
-
-def entropy_bonus(
-    entropy: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], denominator: float | Tensor
-) -> Float[Tensor, ""]:
-    """sum of entropy (nat) over `mask` / denominator. SUBTRACT it, times a coefficient, from a loss."""
-    return _over(torch.where(mask.bool(), entropy, 0.0), denominator)
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ Legend: B observations (or turns), A actions of a chunk, D action size, L = A*D 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ class ActionEvaluation:
     """A policy's opinion of given action tokens."""
 
     log_probs: Float[Tensor, "B L"]
-    entropy: Float[Tensor, "B L"]
+    distribution: Float[Tensor, "B L V"]
+    """Log-probs (nat) of all V classes of action tokens."""
     values: Float[Tensor, "B"]
 
 
@@ -49,9 +51,38 @@ class Policy(Protocol):
     def evaluate_actions(
         self, observation: Observation, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float
     ) -> ActionEvaluation:
-        """Log-probs and entropy (nat) of tokens at a temperature > 0, and the value of the observations; with gradient."""
+        """Log-probs (nat) of tokens and of all classes at a temperature > 0, and values of the observations; with gradient."""
         ...
 
     def value(self, observation: Observation) -> Float[Tensor, "B"]: ...
 
     def save(self, path: Path) -> None: ...
+
+
+class TrainablePolicy(Policy, Protocol):
+    """What reinforcement learning asks of a policy beside acting."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def policy_parameters(self) -> Iterable[torch.nn.Parameter]:
+        """All but the value head's."""
+        ...
+
+    def value_parameters(self) -> Iterable[torch.nn.Parameter]: ...
+
+    def token_classes(self, tokens: Int64[np.ndarray, "*batch L"] | Tensor) -> Int64[Tensor, "*batch L"]:
+        """Action tokens -> indices of classes in `ActionEvaluation.distribution`, on the policy's device."""
+        ...
+
+    def encode_actions(self, actions: Float[np.ndarray, "*batch A D"]) -> Int64[np.ndarray, "*batch L"]:
+        """Action tokens of commands."""
+        ...
+
+    def frozen_copy(self) -> Self:
+        """A policy with the same weights that shares none of them and takes no gradient."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

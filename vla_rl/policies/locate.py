@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vla_rl.policies.base import PolicyError
 
-PHASES = ("ppo", "grpo", "sft")
+PHASES = ("rl", "sft")
 """Phases of a run, the last one to train first."""
 
 

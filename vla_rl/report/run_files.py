@@ -58,6 +58,9 @@ def read_run(directory: Path) -> RunFiles:
     files.environment = _read_json(directory / "environment.json", files.remarks) or {}
     if not files.environment:
         files.remarks.append("There is no environment.json, so the machine and the versions are unknown.")
+    if (directory / "stopped.txt").exists():
+        reason = (directory / "stopped.txt").read_text(encoding="utf-8", errors="replace")
+        files.remarks.append(f"Training stopped early: {reason}.")
     _read_series(files)
     _read_evaluations(files)
     files.videos = sorted(str(path.relative_to(directory)) for path in (directory / "videos").glob("*.mp4"))

@@ -108,7 +108,7 @@ def _caveat(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 def success_charts(files: RunFiles) -> list[Chart]:
     """Success over the steps of each phase that has rollouts or evaluations, with 95% Wilson intervals."""
     rollout_phases = [phase for phase in files.series if _rollout_counts(files, phase)]
-    default = rollout_phases[0] if rollout_phases else next(reversed(files.series), "ppo")
+    default = rollout_phases[0] if rollout_phases else next(reversed(files.series), "rl")
     by_phase: dict[str, list[dict[str, Any]]] = {phase: [] for phase in rollout_phases}
     for evaluation in files.evaluations:
         by_phase.setdefault(evaluation.get("phase") or default, []).append(evaluation)

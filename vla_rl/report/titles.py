@@ -12,7 +12,7 @@ class Title(NamedTuple):
     percent: bool = False
 
 
-PHASES = {"sft": "Supervised fine-tuning", "ppo": "Reinforcement learning (PPO)", "grpo": "Reinforcement learning (GRPO)"}
+PHASES = {"sft": "Supervised fine-tuning", "rl": "Reinforcement learning"}
 STEP_NAMES = {"sft": "optimiser step"}
 """Elsewhere a step is an iteration: one round of rollouts and updates."""
 
@@ -39,18 +39,27 @@ TITLES = {
     "rollout/total_episodes": Title("Episodes so far", "episodes"),
     "rollout/steps_mean": Title("Episode length", "control steps", "Mean of a round; successes end early."),
     "rollout/turns": Title("Turns of a round", "turns"),
+    "rollout/attempts": Title("Draws of groups in a round", "draws", "More than one where dynamic sampling looked further."),
+    "rollout/groups": Title("Groups learned from in a round", "groups"),
+    "rollout/surplus_groups": Title("Groups kept for the next round", "groups"),
+    "rollout/mixed_groups": Title(
+        "Groups with successes and failures", "%", "Only they teach objectives that compare siblings.", percent=True
+    ),
     "rollout/policy_version": Title("Policy version", "updates", "Of the weights that acted."),
     "policy/loss": Title("Policy loss", "", "Clipped surrogate; its level means little, a jump does."),
-    "policy/ratio_deviation": Title(
-        "Probability ratio, distance from 1", "", "Mean over actions; 0 would mean that updates reach nobody."
-    ),
+    "policy/ratio_deviation": Title("Probability ratio, distance from 1", "", "Mean; 0 would mean that updates reach nobody."),
     "policy/ratio_mean": Title("Probability ratio, mean", "", "Of the new to the rollout policy; stays near 1."),
     "policy/ratio_max": Title("Probability ratio, largest"),
     "policy/ratio_min": Title("Probability ratio, smallest"),
     "policy/kl": Title("KL divergence", "nat per action", "From the policy that made the rollouts."),
     "policy/approx_kl": Title("KL divergence, estimate", "nat per action", "From the policy that made the rollouts."),
-    "policy/clip_fraction": Title("Clipped actions", "%", "Share whose ratio left the trust region.", percent=True),
+    "policy/clip_fraction": Title("Clipped ratios", "%", "Share whose ratio left the trust region.", percent=True),
     "policy/entropy": Title("Entropy", "nat per action", "A fall to zero means that exploration has ended."),
+    "policy/reference_cost": Title("Divergence from the reference", "nat per token", "Of the kind in the configuration."),
+    "policy/low_probability_cost": Title("Cost of lost improbable tokens", "nat per token", "Lp-Reg."),
+    "policy/imitation_cost": Title("Imitation loss", "nat per token", "Of demonstrated action tokens."),
+    "policy/hybrid_cost": Title("Hybrid loss on demonstrations", "", "RL-PLUS."),
+    "policy/outcome_cost": Title("Outcome cross-entropy", "nat", "PACS: of predicting a trajectory's success."),
     "policy/gradient_norm": Title("Policy gradient norm", "", "Before clipping."),
     "value/loss": Title("Value loss", "", "Squared error of the predicted return, clipped."),
     "value/clip_fraction": Title("Clipped values", "%", "Share of value losses that the clip holds.", percent=True),

@@ -1,4 +1,4 @@
-"""Trajectories -> the turns of one policy update.
+"""Groups of trajectories -> what one policy update learns from.
 
 Legend: B trajectories, T turns (padded to the longest), N = all turns of all trajectories, A actions of a chunk,
 L = A*D action tokens.
@@ -13,29 +13,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vla_rl.algorithms.advantages import gae
-from vla_rl.algorithms.turn_batch import TurnBatch
+from vla_rl.algorithms.turn_batch import Episodes, Round, TurnBatch
 from vla_rl.policies.base import Policy
+from vla_rl.rollout.groups import Group
 from vla_rl.types import Observation, Trajectory
 
 VALUE_BATCH = 64
 """Final observations valued at a time."""
-
-
-def pad_turns(
-    trajectories: Sequence[Trajectory],
-) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"], Bool[Tensor, "B T"], Bool[Tensor, "B"]]:
-    """Rewards of each turn (summed over its executed actions), values, mask of real turns, terminated."""
-    length = max(t.num_turns for t in trajectories)
-    rewards = torch.zeros(len(trajectories), length)
-    values = torch.zeros(len(trajectories), length)
-    mask = torch.zeros(len(trajectories), length, dtype=torch.bool)
-    for i, trajectory in enumerate(trajectories):
-        turns = trajectory.num_turns
-        rewards[i, :turns] = torch.from_numpy((trajectory.rewards * trajectory.executed).sum(axis=1))
-        values[i, :turns] = torch.from_numpy(trajectory.values)
-        mask[i, :turns] = True
-    return rewards, values, mask, torch.tensor([t.terminated for t in trajectories])
 
 
 def final_values(policy: Policy, trajectories: Sequence[Trajectory]) -> Float[Tensor, "B"]:
@@ -55,11 +39,40 @@ def final_values(policy: Policy, trajectories: Sequence[Trajectory]) -> Float[Te
     return values
 
 
-def make_batch(trajectories: Sequence[Trajectory], last_values: Float[Tensor, "B"], gamma: float, lam: float) -> TurnBatch:
-    """Advantages and returns by GAE over turns, then all turns in one row after another."""
-    rewards, values, mask, terminated = pad_turns(trajectories)
-    advantages, returns = gae(rewards, values, mask, terminated, last_values, gamma, lam)
-    return TurnBatch(
+def pad_turns(trajectories: Sequence[Trajectory]) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Rewards of each turn (summed over its executed actions), values, mask of real turns."""
+    length = max(t.num_turns for t in trajectories)
+    rewards = torch.zeros(len(trajectories), length)
+    values = torch.zeros(len(trajectories), length)
+    mask = torch.zeros(len(trajectories), length, dtype=torch.bool)
+    for i, trajectory in enumerate(trajectories):
+        turns = trajectory.num_turns
+        rewards[i, :turns] = torch.from_numpy((trajectory.rewards * trajectory.executed).sum(axis=1))
+        values[i, :turns] = torch.from_numpy(trajectory.values)
+        mask[i, :turns] = True
+    return rewards, values, mask
+
+
+def make_round(groups: Sequence[Group], last_values: Float[Tensor, "B"] | None = None) -> Round:
+    """All turns of all trajectories, one after another, and the same episode by episode.
+
+    `last_values` are those of the final observations (`final_values`), where a critic is asked.
+    """
+    trajectories = [trajectory for group in groups for trajectory in group]
+    rewards, values, mask = pad_turns(trajectories)
+    group_ids = torch.tensor([i for i, group in enumerate(groups) for _ in group])
+    success = torch.tensor([t.success for t in trajectories])
+    owner = torch.arange(len(trajectories))[:, None].expand(mask.shape)[mask]
+    episodes = Episodes(
+        rewards=rewards,
+        values=values,
+        mask=mask,
+        terminated=torch.tensor([t.terminated for t in trajectories]),
+        success=success,
+        final_values=torch.zeros(len(trajectories)) if last_values is None else last_values,
+        groups=group_ids,
+    )
+    turns = TurnBatch(
         observation=Observation(
             images={name: np.concatenate([t.images[name] for t in trajectories]) for name in trajectories[0].images},
             proprio=np.concatenate([t.proprio for t in trajectories]),
@@ -68,7 +81,10 @@ def make_batch(trajectories: Sequence[Trajectory], last_values: Float[Tensor, "B
         tokens=np.concatenate([t.action_tokens for t in trajectories]),
         log_probs=torch.from_numpy(np.concatenate([t.log_probs for t in trajectories])),
         values=values[mask],
-        advantages=advantages[mask],
-        returns=returns[mask],
+        version=torch.from_numpy(np.concatenate([t.policy_version for t in trajectories])).long(),
+        trajectory=owner,
+        group=group_ids[owner],
+        success=success[owner],
         executed=torch.from_numpy(np.concatenate([t.executed for t in trajectories])),
     )
+    return Round(turns, episodes)

@@ -1,13 +1,15 @@
-"""The main job: demonstrations -> supervised start -> PPO -> evaluation -> report. Each stage is done once a run."""
+"""The main job: demonstrations -> supervised start -> reinforcement learning -> evaluation -> report, each stage once a run."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
 
+from vla_rl.algorithms.composition import check_rounds, compose
 from vla_rl.collect import collect_demonstrations
 from vla_rl.config import CollectSettings, Config, ConfigError
 from vla_rl.curriculum import held_out_specs
+from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.policies.openvla.presets import check_preset
@@ -15,7 +17,7 @@ from vla_rl.report import write_report
 from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim import VectorSim, make_sim
 from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
-from vla_rl.trainers.ppo import train_ppo
+from vla_rl.trainers.rl import train_rl
 from vla_rl.trainers.sft import train_sft
 
 
@@ -64,6 +66,11 @@ def demonstrations(run: Run) -> list[Path]:
     return collect_demonstrations(settings)
 
 
+def demonstrated_chunks(run: Run) -> ChunkDataset:
+    """The run's demonstrations as samples, for objectives that go on learning from them."""
+    return ChunkDataset.load(demonstrations(run), run.config.sim.cameras, run.config.policy.chunk_length)
+
+
 def supervised_start(run: Run) -> OpenVLAPolicy:
     """The policy that RL begins with: `policy.checkpoint`, or one cloned from demonstrations in this run."""
     device = choose_device(run.config.run.device)
@@ -79,6 +86,7 @@ def check(config: Config) -> tuple[int, ...]:
     choose_device(config.run.device)
     check_preset(config.policy.preset)
     check_pictures(config.sim.render_quality, config.sim.antialiasing)
+    check_rounds(config.rl, compose(config.objective))
     return chosen_tasks(config)
 
 
@@ -105,8 +113,8 @@ def train(config: Config) -> Path:
             with closing(open_sim(config)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
                 write_report(run.directory)
-                train_ppo(run, sim, policy, task_ids)
-                evaluate_held_out(run, sim, policy, task_ids, "final", config.ppo.iterations)
+                rounds = train_rl(run, sim, policy, task_ids, lambda: demonstrated_chunks(run))
+                evaluate_held_out(run, sim, policy, task_ids, "final", rounds)
         finally:
             report = write_report(run.directory)
         return report

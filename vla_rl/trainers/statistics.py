@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from vla_rl.metrics import Stopwatch
+from vla_rl.rollout.groups import Gathered
 from vla_rl.sim.base import VectorSim
-from vla_rl.types import Trajectory
 
 
 class RoundClock:
@@ -37,14 +35,23 @@ class RoundClock:
         }
 
 
-def rollout_statistics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Success, length and age of a round's episodes."""
-    successes = sum(t.success for t in trajectories)
-    return {
-        "rollout/episodes": len(trajectories),
-        "rollout/successes": successes,
-        "rollout/success": successes / len(trajectories),
-        "rollout/steps_mean": float(np.mean([t.num_actions for t in trajectories])),
-        "rollout/turns": sum(t.num_turns for t in trajectories),
-        "rollout/policy_version": float(max(t.policy_version.max() for t in trajectories)),
+def rollout_statistics(gathered: Gathered) -> dict[str, float]:
+    """Success, length and age of the episodes that a round has run, and what became of their groups."""
+    sampled = gathered.sampled
+    stats: dict[str, float] = {
+        "rollout/episodes": len(sampled),
+        "rollout/successes": sum(t.success for t in sampled),
+        "rollout/attempts": gathered.attempts,
+        "rollout/groups": len(gathered.groups),
+        "rollout/surplus_groups": len(gathered.surplus),
+    }
+    if not sampled:
+        return stats
+    if len(sampled) > len(gathered.drawn):
+        stats["rollout/mixed_groups"] = gathered.mixed
+    return stats | {
+        "rollout/success": stats["rollout/successes"] / len(sampled),
+        "rollout/steps_mean": float(np.mean([t.num_actions for t in sampled])),
+        "rollout/turns": sum(t.num_turns for t in sampled),
+        "rollout/policy_version": float(max(t.policy_version.max() for t in sampled)),
     }

@@ -5,6 +5,7 @@ Legend: B observations, C cameras, A actions of a chunk, D action size, L = A*D 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ class OpenVLAPolicy:
     def evaluate_actions(
         self, observation: Observation, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float
     ) -> ActionEvaluation:
-        """Log-probs (nat, float32) and entropy of tokens at a temperature > 0, and values; with gradient."""
+        """Log-probs (nat, float32) of tokens and of all classes at a temperature > 0, and values; with gradient."""
         return self.evaluate(self.prepare(observation), tokens, temperature)
 
     def evaluate(self, inputs: PolicyInputs, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float) -> ActionEvaluation:
@@ -88,7 +89,7 @@ class OpenVLAPolicy:
         log_p = torch.log_softmax(logits / temperature, dim=-1)
         return ActionEvaluation(
             log_probs=log_p.gather(-1, classes[..., None]).squeeze(-1),
-            entropy=-(log_p.exp() * log_p).sum(-1),
+            distribution=log_p,
             values=values,
         )
 
@@ -195,6 +196,11 @@ class OpenVLAPolicy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state)
+
+    def frozen_copy(self) -> OpenVLAPolicy:
+        """A policy with the same weights that shares none of them and takes no gradient."""
+        model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        return OpenVLAPolicy(self.config, self.prompts, self.statistics, model, self.version)
 
     def save(self, path: Path) -> None:
         """Write config.json, tokenizer.json, action_statistics.json and model.safetensors into the folder `path`."""

@@ -1,25 +1,25 @@
-"""PPO's update on a small real policy: its gradient, its guards, and that it learns.
+"""The learner on a small real policy: its gradient, its guards, and that PPO learns.
 
 Legend: N turns, A = 2 actions of D = 2 tokens each.
 """
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from small_policy import small_policy
 
-from vla_rl.algorithms.ppo import PpoLearner, TrainingError, ppo_loss
+from vla_rl.algorithms.composition import compose
+from vla_rl.algorithms.learner import RlLearner, split_units
+from vla_rl.algorithms.mini_batch import TrainingError, accumulate_gradient
 from vla_rl.algorithms.turn_batch import TurnBatch
-from vla_rl.config import PpoConfig
+from vla_rl.config import ObjectiveConfig, RlConfig
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.types import Observation
 
-CONFIG = PpoConfig(
+CONFIG = RlConfig(
     minibatch_turns=12, microbatch_turns=12, epochs=2, temperature=1.3, learning_rate=1e-3, value_learning_rate=1e-3
 )
-
+PPO = compose(ObjectiveConfig())
 
 INSTRUCTIONS = ("go left", "please go to the right side now")
 
@@ -33,7 +33,7 @@ def observations(count: int, rng: np.random.Generator) -> Observation:
 
 
 def rollout(policy: OpenVLAPolicy, count: int, seed: int = 0) -> TurnBatch:
-    """Turns that `policy` really acted in, with made-up advantages."""
+    """Turns that `policy` really acted in, one a trajectory, with made-up advantages."""
     rng = np.random.default_rng(seed)
     observation = observations(count, rng)
     chunk = policy.act(observation, CONFIG.temperature, torch.Generator().manual_seed(seed))
@@ -44,6 +44,10 @@ def rollout(policy: OpenVLAPolicy, count: int, seed: int = 0) -> TurnBatch:
         tokens=chunk.tokens,
         log_probs=torch.from_numpy(chunk.log_probs),
         values=torch.from_numpy(chunk.values),
+        version=torch.full((count,), policy.version),
+        trajectory=torch.arange(count),
+        group=torch.arange(count),
+        success=torch.ones(count, dtype=torch.bool),
         advantages=torch.from_numpy(rng.normal(size=count).astype(np.float32)),
         returns=torch.from_numpy(rng.normal(size=count).astype(np.float32)),
         executed=executed,
@@ -51,11 +55,11 @@ def rollout(policy: OpenVLAPolicy, count: int, seed: int = 0) -> TurnBatch:
 
 
 def gradient(policy: OpenVLAPolicy, batch: TurnBatch, parts: list[np.ndarray]) -> torch.Tensor:
+    """In micro-batches of the size of the first part."""
     for parameter in policy.parameters():
         parameter.grad = None
-    actions = int(batch.executed.sum())
-    for part in parts:
-        ppo_loss(policy, batch.select(part), CONFIG, len(batch), actions, train_policy=True)[0].backward()
+    config = CONFIG.model_copy(update={"microbatch_turns": len(parts[0])})
+    accumulate_gradient(policy, config, PPO, batch.select(np.concatenate(parts)), None, train_policy=True)
     return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
 
@@ -70,21 +74,11 @@ def test_accumulation_and_order_do_not_change_the_gradient(pieces: int) -> None:
     torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_actions_after_the_end_of_an_episode_do_not_change_the_gradient() -> None:
-    policy = small_policy(instructions=INSTRUCTIONS)
-    batch = rollout(policy, 12)
-    before = gradient(policy, batch, [np.arange(12)])
-    log_probs = batch.log_probs.clone()
-    log_probs[::3, 2:] = -7.0  # the two tokens of the second action, which did not run in these turns
-    after = gradient(policy, replace(batch, log_probs=log_probs), [np.arange(12)])
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
-
-
 def test_warm_up_trains_the_value_head_alone() -> None:
     policy = small_policy(instructions=INSTRUCTIONS, value_gradient=False)
     batch = rollout(policy, 24)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
-    stats = PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0), train_policy=False)
+    stats = RlLearner(policy, CONFIG, PPO).update(batch, np.random.default_rng(0), train_policy=False)
     changed = {name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith("value_head.") for name in changed)
     assert policy.version == 0, "the policy is the same, so its version is"
@@ -97,7 +91,7 @@ def test_an_update_changes_the_policy_that_acts() -> None:
     batch = rollout(policy, 24)
     generator = torch.Generator()
     before = policy.act(batch.observation, 1.0, generator.manual_seed(1))
-    stats = PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0))
+    stats = RlLearner(policy, CONFIG, PPO).update(batch, np.random.default_rng(0))
     after = policy.act(batch.observation, 1.0, generator.manual_seed(1))
     assert policy.version == 1 and after.policy_version == 1
     assert np.abs(after.log_probs - before.log_probs).max() > 1e-3
@@ -106,7 +100,7 @@ def test_an_update_changes_the_policy_that_acts() -> None:
 
 def test_the_learning_rate_grows_over_the_first_steps() -> None:
     policy = small_policy(instructions=INSTRUCTIONS)
-    learner = PpoLearner(policy, CONFIG.model_copy(update={"learning_rate_warmup": 8}))
+    learner = RlLearner(policy, CONFIG.model_copy(update={"learning_rate_warmup": 8}), PPO)
     batch = rollout(policy, 24)
     rates = []
     for _ in range(3):  # 2 mini-batches an epoch, 2 epochs: 4 steps an update
@@ -120,7 +114,7 @@ def test_the_learning_rate_grows_over_the_first_steps() -> None:
 def test_a_ratio_that_stays_one_stops_the_run() -> None:
     """VLA-RL's code trained with a ratio that was identically 1."""
     policy = small_policy(instructions=INSTRUCTIONS)
-    learner = PpoLearner(policy, CONFIG)
+    learner = RlLearner(policy, CONFIG, PPO)
     copies = [p.detach().clone().requires_grad_() for p in policy.policy_parameters()]
     learner.optimizers["policy"] = torch.optim.AdamW(copies, lr=1e-3)  # steps that reach nobody
 
@@ -139,21 +133,46 @@ def test_a_rollout_of_other_weights_stops_the_run() -> None:
         for parameter in policy.policy_parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     with pytest.raises(TrainingError, match="made by other weights"):
-        PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0))
+        RlLearner(policy, CONFIG, PPO).update(batch, np.random.default_rng(0))
+
+
+def test_turns_of_an_earlier_version_are_no_alarm() -> None:
+    """Surplus groups of dynamic sampling were drawn by the policy before the last update."""
+    policy = small_policy(instructions=INSTRUCTIONS)
+    batch = rollout(policy, 24)
+    with torch.no_grad():
+        for parameter in policy.policy_parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    policy.version = 1
+    RlLearner(policy, CONFIG, PPO).update(batch, np.random.default_rng(0))
+
+
+def test_mini_batches_cut_no_unit_in_two() -> None:
+    # Units of 1 to 9 rows, 45 in all, in 4 mini-batches: every row once, every unit in one of them, none far from 45/4 rows.
+    units = np.repeat(np.arange(9), np.arange(1, 10))[np.random.default_rng(0).permutation(45)]
+    batches = split_units(units, 4, np.random.default_rng(1))
+    assert len(batches) == 4 and sorted(np.concatenate(batches)) == list(range(45))
+    assert all(len({i for i, rows in enumerate(batches) if unit in units[rows]}) == 1 for unit in range(9))
+    assert max(map(len, batches)) <= 45 / 4 + 9
+    # More mini-batches than units: one for each unit.
+    assert [len(rows) for rows in split_units(np.zeros(5, int), 3, np.random.default_rng(0))] == [5]
+    # Single turns: sizes that differ by at most one.
+    assert {len(rows) for rows in split_units(np.arange(10), 4, np.random.default_rng(0))} == {2, 3}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     policy = small_policy(instructions=INSTRUCTIONS)
     batch = rollout(policy, 12)
+    assert batch.returns is not None
     batch.returns[3] = float("nan")
     with pytest.raises(TrainingError, match="the loss is nan"):
-        PpoLearner(policy, CONFIG).update(batch, np.random.default_rng(0))
+        RlLearner(policy, CONFIG, PPO).update(batch, np.random.default_rng(0))
 
 
 def test_a_large_divergence_ends_the_update_early() -> None:
     policy = small_policy(instructions=INSTRUCTIONS)
     config = CONFIG.model_copy(update={"target_kl": 1e-6, "epochs": 50})
-    stats = PpoLearner(policy, config).update(rollout(policy, 24), np.random.default_rng(0))
+    stats = RlLearner(policy, config, PPO).update(rollout(policy, 24), np.random.default_rng(0))
     assert stats["update/stopped_by_kl"] == 1 and stats["update/steps"] < 10
 
 
@@ -161,7 +180,7 @@ def test_ppo_learns_to_act_on_what_it_sees() -> None:
     """One-turn episodes: reward 1 where the first command has the sign that the picture shows. Chance is 50%."""
     policy = small_policy(instructions=INSTRUCTIONS)
     config = CONFIG.model_copy(update={"minibatch_turns": 64, "microbatch_turns": 64, "epochs": 4, "learning_rate": 3e-3})
-    learner = PpoLearner(policy, config)
+    learner = RlLearner(policy, config, PPO)
     rng = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
     rates = []
@@ -178,7 +197,11 @@ def test_ppo_learns_to_act_on_what_it_sees() -> None:
             tokens=chunk.tokens,
             log_probs=torch.from_numpy(chunk.log_probs),
             values=values,
-            advantages=rewards - values,
+            version=torch.full((128,), policy.version),
+            trajectory=torch.arange(128),
+            group=torch.arange(128),
+            success=rewards > 0,
+            advantages=(rewards - values - (rewards - values).mean()) / (rewards - values).std(),
             returns=rewards,
             executed=torch.tensor([[True, False]]).expand(128, 2),
         )

@@ -1,0 +1,239 @@
+"""Updates of a policy from rounds of rollouts, by any objective.
+
+Legend: N turns, M demonstrated turns, B trajectories, A actions of a chunk, L = A*D action tokens, V action-token classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vla_rl.algorithms.advantages import group_mean
+from vla_rl.algorithms.averages import Averages
+from vla_rl.algorithms.composition import Objective
+from vla_rl.algorithms.mini_batch import TrainingError, accumulate_gradient, micro_batches
+from vla_rl.algorithms.objectives import explained_variance
+from vla_rl.algorithms.turn_batch import Round, TurnBatch
+from vla_rl.config import RlConfig
+from vla_rl.data.chunks import ChunkDataset
+from vla_rl.policies.base import TrainablePolicy
+
+STALE_RATIO = 1e-2
+"""Before the first update of a round an action's ratio may differ from 1 by rounding only; beyond this, other weights acted."""
+
+
+class RlLearner:
+    """Updates a policy: `prepare` gives a round's turns what the objective's parts need, `update` learns from them."""
+
+    def __init__(
+        self, policy: TrainablePolicy, config: RlConfig, objective: Objective, demonstrations: ChunkDataset | None = None
+    ) -> None:
+        """Only an objective with a critic trains the value head, and only one with a reference holds a copy of the policy.
+
+        Raises `ValueError` where the objective learns from demonstrations and there are none.
+        """
+        if objective.needs("demonstrations") and not demonstrations:
+            raise ValueError(f"objective {objective.name} learns from demonstrations, and there are none")
+        self.policy = policy
+        self.config = config
+        self.objective = objective
+        self.demonstrations = demonstrations
+        self.reference = policy.frozen_copy() if objective.needs("reference") else None
+        self.optimizers = {"policy": torch.optim.AdamW(policy.policy_parameters(), lr=config.learning_rate, weight_decay=0.0)}
+        if objective.needs("critic"):
+            self.optimizers["value"] = torch.optim.AdamW(
+                policy.value_parameters(), lr=config.value_learning_rate, weight_decay=0.0
+            )
+
+    def reset_reference(self) -> None:
+        """The reference becomes the present policy and the optimisers start anew (ProRL, arXiv 2505.24864)."""
+        if self.reference is not None:
+            self.reference.load_state_dict(self.policy.state_dict())
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+
+    @torch.no_grad()
+    def prepare(self, round_: Round) -> TurnBatch:
+        """The round's turns with advantages, token weights and whatever else the objective's parts look at."""
+        turns, episodes, objective = round_.turns, round_.episodes, self.objective
+        if self.reference is not None:
+            distribution = self._distributions(self.reference, turns)
+            classes = self.policy.token_classes(turns.tokens).cpu()
+            theirs = distribution.gather(-1, classes[..., None]).squeeze(-1)
+            mask = turns.executed.repeat_interleave(self.policy.action_dim, dim=1)
+            log_ratio = torch.zeros(len(episodes.groups)).index_add_(
+                0, turns.trajectory, torch.where(mask, turns.log_probs - theirs, 0.0).sum(1)
+            )
+            episodes = replace(episodes, log_ratio=log_ratio)
+            turns = replace(turns, reference=distribution, log_ratio=log_ratio[turns.trajectory])
+        advantages, returns = objective.advantage(episodes, self.config.gamma, self.config.lam)
+        turns = replace(
+            turns,
+            advantages=advantages[episodes.mask],
+            returns=None if returns is None else returns[episodes.mask],
+        )
+        if objective.token_weights:
+            weights = [term(turns, term.coefficient) for term in objective.token_weights]
+            turns = replace(turns, weights=torch.stack(weights).prod(0))
+        if objective.needs("before"):
+            turns = replace(turns, before=self._distributions(self.policy, turns))
+        return replace(turns, rank=penalised_rank(turns)) if objective.needs("rank") else turns
+
+    def update(self, turns: TurnBatch, rng: np.random.Generator, train_policy: bool = True) -> dict[str, float]:
+        """Several epochs of mini-batches over prepared turns; returns the averages of the statistics.
+
+        Without `train_policy` the value head alone learns. Raises `TrainingError` when the rollout did not come from these
+        weights, when updates do not reach the policy (the ratio stays 1), or when the loss is not finite.
+        """
+        config, means = self.config, Averages()
+        result: dict[str, float] = {}
+        if turns.returns is not None:
+            result["value/explained_variance"] = float(explained_variance(turns.values, turns.returns, turns.executed.any(1)))
+        demonstrations = self._demonstrated(turns, rng) if train_policy else None
+        epochs = config.epochs if train_policy else config.warmup_epochs
+        first_drift, moved, steps, stopped = None, False, 0, False
+        for rows, shown in self._mini_batches(turns, demonstrations, rng, epochs):
+            stats = self._step(turns.select(rows), None if demonstrations is None else demonstrations.select(shown), train_policy)
+            drift = stats.pop("policy/drift_max", None)
+            means.add(stats, len(rows))
+            if train_policy and drift is not None:
+                _check_drift(drift, first_drift, moved)
+                first_drift = drift if first_drift is None else first_drift
+            moved |= stats.get("policy/gradient_norm", 0.0) > 0
+            steps += 1
+            if train_policy and config.target_kl is not None and stats["policy/approx_kl"] > config.target_kl:
+                stopped = True
+                break
+        if train_policy:
+            self.policy.version += 1
+        return means.result() | result | {"update/steps": steps, "update/stopped_by_kl": float(stopped)}
+
+    def _mini_batches(
+        self, turns: TurnBatch, demonstrations: TurnBatch | None, rng: np.random.Generator, epochs: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows of the turns and of the demonstrations of each mini-batch."""
+        units = {"turn": np.arange(len(turns)), "trajectory": turns.trajectory.numpy(), "group": turns.group.numpy()}
+        count = max(1, round(len(turns) / self.config.minibatch_turns))
+        for _ in range(epochs):
+            batches = split_units(units[self.objective.unit], count, rng)
+            shown = rng.permutation(0 if demonstrations is None else len(demonstrations))
+            yield from zip(batches, np.array_split(shown, len(batches)), strict=True)
+
+    def _step(self, turns: TurnBatch, demonstrations: TurnBatch | None, train_policy: bool) -> dict[str, float]:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        stats = accumulate_gradient(self.policy, self.config, self.objective, turns, demonstrations, train_policy)
+        if train_policy:
+            self._warm_up_learning_rate()
+        for name, optimizer in self.optimizers.items():
+            if train_policy or name == "value":
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+                stats[f"{name}/gradient_norm"] = float(norm)
+                optimizer.step()
+        return stats
+
+    def _warm_up_learning_rate(self) -> None:
+        optimizer = self.optimizers["policy"]
+        done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * min(1.0, (done + 1) / max(1, self.config.learning_rate_warmup))
+
+    @torch.no_grad()
+    def _distributions(self, policy: TrainablePolicy, turns: TurnBatch) -> Float[Tensor, "N L V"]:
+        """Log-probs of all classes under a policy, at the rollouts' temperature."""
+        parts = []
+        for rows in micro_batches(turns, self.config.microbatch_turns):
+            observation = turns.observation.select(rows)
+            parts.append(policy.evaluate_actions(observation, turns.tokens[rows], self.config.temperature).distribution.cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _demonstrated(self, turns: TurnBatch, rng: np.random.Generator) -> TurnBatch | None:
+        """Demonstrated turns for one update, where the objective learns from some.
+
+        Their log-probs are those of the policy before the update; their advantage is 1 - the mean success of the round's
+        episodes of the same task, or of all where the round has none of it.
+        """
+        if not self.objective.needs("demonstrations"):
+            return None
+        data, config = self.demonstrations, self.config
+        assert data is not None
+        rows = rng.integers(len(data), size=math.ceil(self.objective.demonstration_share * len(turns)))
+        observation, actions, mask = data[rows]
+        count = len(rows)
+        shown = TurnBatch(
+            observation=observation,
+            tokens=self.policy.encode_actions(actions),
+            log_probs=torch.zeros(count, turns.log_probs.shape[1]),
+            values=torch.zeros(count),
+            version=torch.full((count,), -1),
+            trajectory=torch.arange(count),
+            group=torch.arange(count),
+            success=torch.ones(count, dtype=torch.bool),
+            executed=torch.from_numpy(mask),
+            advantages=1 - task_success(turns, observation.instruction),
+        )
+        old = [
+            self.policy.evaluate_actions(shown.observation.select(part), shown.tokens[part], config.temperature).log_probs.cpu()
+            for part in micro_batches(shown, config.microbatch_turns)
+        ]
+        return replace(shown, log_probs=torch.cat(old))
+
+
+def split_units(units: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows of about `count` mini-batches of nearly equal size, in random order, none of which cuts a unit in two."""
+    names, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(names))
+    before = np.cumsum(sizes[order]) - sizes[order]
+    chosen = np.empty(len(names), dtype=np.int64)
+    chosen[order] = before * count // max(len(units), 1)
+    batches = [np.flatnonzero(chosen[unit] == batch) for batch in range(count)]
+    return [rows for rows in batches if len(rows)]
+
+
+@torch.no_grad()
+def penalised_rank(turns: TurnBatch) -> Float[Tensor, "N L"]:
+    """For each executed token of a turn of negative advantage the share of such tokens that were less probable when drawn; 1
+    for all others."""
+    assert turns.advantages is not None
+    width = turns.log_probs.shape[1] // turns.executed.shape[1]
+    penalised = turns.executed.repeat_interleave(width, dim=1) & (turns.advantages < 0)[:, None]
+    drawn = turns.log_probs[penalised].contiguous()
+    rank = torch.ones_like(turns.log_probs)
+    rank[penalised] = torch.searchsorted(drawn.sort().values, drawn) / max(len(drawn), 1)
+    return rank
+
+
+@torch.no_grad()
+def task_success(turns: TurnBatch, instructions: list[str]) -> Float[Tensor, "M"]:
+    """For each instruction the mean success of the round's trajectories that followed it; of all where none did."""
+    first = {int(trajectory): row for row, trajectory in reversed(list(enumerate(turns.trajectory)))}
+    rows = list(first.values())
+    names = {name: i for i, name in enumerate(dict.fromkeys(turns.observation.instruction))}
+    success = turns.success[rows].float()
+    task = torch.tensor([names[turns.observation.instruction[row]] for row in rows])
+    means = group_mean(success, task)
+    of_task = {int(k): float(mean) for k, mean in zip(task, means, strict=True)}
+    return torch.tensor([of_task[names[i]] if i in names else float(success.mean()) for i in instructions])
+
+
+def _check_drift(drift: float, first: float | None, moved: bool) -> None:
+    """`drift` is the largest distance of an action's ratio from 1; `moved` whether an update with a gradient has been made."""
+    if first is None and not moved:
+        if drift > STALE_RATIO:
+            raise TrainingError(
+                f"before any update the ratio differs from 1 by {drift:.3g}: the rollout was made by other weights, or "
+                "at another temperature or with dropout; rollouts must use the learner's current weights"
+            )
+    elif first is not None and moved and drift <= first:
+        raise TrainingError(
+            f"after an update the ratio is still 1 (largest deviation {drift:.3g}): the optimiser's steps do not reach "
+            "the weights that evaluate_actions uses, or rl.learning_rate is too small to matter"
+        )
