@@ -178,6 +178,25 @@ class ObjectiveConfig(Section):
     """Rounds after which the reference becomes the current policy and the optimiser starts anew (ProRL); 0: never."""
 
 
+class CurriculumConfig(Section):
+    name: Literal["uniform", "success_rate", "learnability", "dump", "self", "low_likelihood"] = "uniform"
+    """What decides how often a source of episodes is drawn; docs/curricula.md explains each."""
+    level: Literal["state", "task"] = "state"
+    """Whether each shipped initial state has statistics and weight of its own, or all episodes of a task share them."""
+    tau: Rate | None = None
+    """Temperature of success_rate, dump and low_likelihood: lower is more selective; null: 0.5, and 0.1 for dump."""
+    forgetting: Fraction = 0.9
+    """What an episode's weight in the running statistics is multiplied with in every later round; 1: nothing is forgotten."""
+    prior: Rate = 1.0
+    """Pseudo-episodes at the task's success rate (for a task: at 0.5) that every success rate begins with."""
+    floor: Fraction = 0.1
+    """Share of the episodes that is drawn uniformly, so that nothing is left out for good."""
+    exploration: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of dump's bonus for what was drawn rarely."""
+    threshold: Fraction = 0.5
+    """self draws what succeeds less often than this."""
+
+
 class EvaluationConfig(Section):
     episodes: Positive = 200
     """Held-out episodes a task, before and after training."""
@@ -187,6 +206,12 @@ class EvaluationConfig(Section):
     """Episodes a task of the evaluations during training; other ones than those before and after."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0: greedy; above: sampled at this temperature."""
+    samples: Count = 0
+    """Sampled episodes of each state that pass@k is estimated from, before and after training; 0: no pass@k."""
+    sample_states: Positive = 20
+    """Held-out states a task of which pass@k is estimated."""
+    sample_temperature: Rate = 1.0
+    """Of those episodes; the same for all runs that are compared."""
     videos: Count = 2
     """Videos of successes, and as many of failures, of the first and the last evaluation."""
 
@@ -206,6 +231,10 @@ class RunConfig(Section):
     """CPU threads of the policy; 0: one a core."""
     keep_checkpoints: Positive = 2
     """Checkpoints kept of each phase."""
+    max_minutes: Rate | None = None
+    """No round of reinforcement learning begins after so many minutes of running; the final evaluation comes on top."""
+    max_episodes: Positive | None = None
+    """No round of reinforcement learning begins after so many training episodes."""
 
 
 class Config(Section):
@@ -219,6 +248,7 @@ class Config(Section):
     sft: SftConfig = SftConfig()
     rl: RlConfig = RlConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def to_yaml(self) -> str:

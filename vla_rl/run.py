@@ -29,6 +29,8 @@ MAY_CHANGE = {
     "run.threads",
     "run.device",
     "run.keep_checkpoints",
+    "run.max_minutes",
+    "run.max_episodes",
     "sim.num_workers",
     "rl.iterations",
     "rl.checkpoint_every",
@@ -36,6 +38,8 @@ MAY_CHANGE = {
     "evaluation.every",
     "evaluation.episodes",
     "evaluation.interim_episodes",
+    "evaluation.samples",
+    "evaluation.sample_states",
     "evaluation.videos",
 }
 """Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
@@ -93,6 +97,15 @@ class Run:
     def _has_results(self) -> bool:
         """Whether anything was made here yet; a run that failed at its first step may be configured anew."""
         return any(any((self.directory / name).glob("**/*")) for name in RESULTS)
+
+    def budget_is_spent(self, episodes: int) -> bool:
+        """Whether no further round may begin after `episodes` training episodes (`run.max_episodes`, `run.max_minutes`).
+
+        Time is that of the last metric record, so that a resumed run decides as the interrupted one did.
+        """
+        limits = self.config.run
+        late = limits.max_minutes is not None and self.metrics.recorded_time >= 60 * limits.max_minutes
+        return late or (limits.max_episodes is not None and episodes >= limits.max_episodes)
 
     def checkpoints(self, phase: str) -> Path:
         return self.directory / "checkpoints" / phase
