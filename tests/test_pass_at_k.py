@@ -42,7 +42,14 @@ def test_the_record_averages_over_states() -> None:
     def outcome(state: int, success: bool) -> EpisodeOutcome:
         return EpisodeOutcome(EpisodeSpec("libero_object", 0, state), "", success, 1, float(success), np.zeros((1, 1)))
 
-    outcomes = [outcome(40, False), outcome(41, True), outcome(40, True), outcome(41, True), outcome(40, False), outcome(41, True)]
+    outcomes = [
+        outcome(40, False),
+        outcome(41, True),
+        outcome(40, True),
+        outcome(41, True),
+        outcome(40, False),
+        outcome(41, True),
+    ]
     record = pass_at_k_record(Evaluation("final", 0.8, 9, outcomes, 1.0, 3))
     assert [(s["spec"]["init_state_id"], s["successes"], s["episodes"]) for s in record["states"]] == [(40, 1, 3), (41, 3, 3)]
     # State 40: 1/3, 1 - C(2, 2)/C(3, 2) = 2/3, 1; state 41: 1.

@@ -10,7 +10,7 @@ import difflib
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,7 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -260,22 +261,28 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
     Raises `ConfigError` in one line for a missing or malformed file, an unknown key or a value out of range.
     """
-    record = _read_yaml(_shipped(Path(path))) if path is not None else {}
+    record = read_yaml(shipped_path(Path(path))) if path is not None else {}
     for override in overrides:
-        _apply(record, override)
+        apply_override(record, override)
+    return validated(Config, record, source=str(path) if path else "the command line")
+
+
+def validated(model: type[Model], record: dict[str, Any], source: str) -> Model:
+    """The model of a record that came from `source`. Raises `ConfigError` in one line for what does not fit."""
     try:
-        return Config.model_validate(record)
+        return model.model_validate(record)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source=str(path) if path else "the command line")) from None
+        raise ConfigError(_explain(error, model, source)) from None
 
 
-def _shipped(path: Path) -> Path:
-    """`configs/NAME.yaml` is found in an installation without a checkout, too."""
+def shipped_path(path: Path) -> Path:
+    """`path`, or where an installation keeps it: `configs/NAME.yaml` is found in an installation without a checkout, too."""
     installed = Path(sysconfig.get_path("data")) / "share" / "vla_rl" / path
     return installed if not path.exists() and installed.exists() else path
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file. Raises `ConfigError` where there is no such file or it holds something else."""
     try:
         record = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -291,7 +298,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return record
 
 
-def _apply(record: dict[str, Any], override: str) -> None:
+def apply_override(record: dict[str, Any], override: str) -> None:
+    """Set `section.key=value` in a record. Raises `ConfigError` where the override cannot be read or set."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"cannot read the override {override!r}; write section.key=value")
@@ -313,8 +321,7 @@ def _apply(record: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    model: Any = Config
+def _known_keys(model: Any, location: Sequence[str | int]) -> list[str]:
     for part in location[:-1]:
         field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
@@ -323,11 +330,11 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"])
+        known = _known_keys(model, first["loc"])
         close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"unknown key {key!r} in {source}; {hint}"

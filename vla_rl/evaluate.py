@@ -48,8 +48,9 @@ def wilson_interval(successes: int, episodes: int, confidence: float = 0.95) -> 
 
 
 def pass_at_k(successes: int, episodes: int, k: int) -> float:
-    """Probability that at least one of `k` episodes succeeds, from `successes` of `episodes` that were run: 1 - C(n-c, k) / C(n, k),
-    the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1).
+    """Probability that at least one of `k` episodes succeeds, from c = `successes` of n = `episodes` that were run.
+
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374, equation 1).
 
     Raises `ValueError` unless 1 <= k <= episodes and 0 <= successes <= episodes.
     """
@@ -154,9 +155,7 @@ def pass_at_k_record(evaluation: Evaluation) -> dict[str, Any]:
         "temperature": evaluation.temperature,
         "policy_version": evaluation.policy_version,
         "pass_at_k": {str(k): float(np.mean([pass_at_k(c, n, k) for c, n in counts])) for k in ks},
-        "states": [
-            {"spec": asdict(spec), "successes": c, "episodes": n} for spec, (c, n) in zip(states, counts, strict=True)
-        ],
+        "states": [{"spec": asdict(spec), "successes": c, "episodes": n} for spec, (c, n) in zip(states, counts, strict=True)],
         "seconds": round(evaluation.seconds, 2),
     }
 
