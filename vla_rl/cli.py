@@ -103,7 +103,9 @@ def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
 @app.command()
 def study(
     path: Annotated[Path, typer.Argument(metavar="STUDY", help="The YAML file of a study.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the study file.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the study file, or settings of all runs.")
+    ] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Only write the page from what is there.")] = False,
 ) -> None:
     """Run variants x seeds, continue where the study stopped, and compare them on one page; exit code 1 where a run failed."""

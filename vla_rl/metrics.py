@@ -89,7 +89,7 @@ class MetricsLogger:
                     if math.isfinite(number):
                         writer.add_scalar(name, number, step)
                 writer.flush()
-            self.recorded_time = record["wall_time"]
+            self.recorded_time = round(wall_time, 4)
         except OSError as error:
             self._file.truncate(end)
             self._file.seek(end)
@@ -128,8 +128,11 @@ class MetricsLogger:
 
     def close(self) -> None:
         self._file.close()
-        for writer in self._writers.values():
-            writer.close()
+        for phase, writer in self._writers.items():
+            try:
+                writer.close()
+            except OSError as error:  # a full disk, which `log` has told of or which costs TensorBoard's copy alone
+                log.warning("TensorBoard's last records of %s in %s are lost: %s", phase, self.run_dir, error.strerror or error)
         self._writers.clear()
 
     def __enter__(self) -> MetricsLogger:

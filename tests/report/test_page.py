@@ -161,6 +161,17 @@ def test_wilson_bands_need_only_rate_and_episodes(tmp_path: Path) -> None:
     assert (curve.y, curve.low, curve.high) == ([0.25], [low], [high])
 
 
+def test_pass_at_k_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}\n")
+    (tmp_path / "pass_at_k").mkdir()
+    for name, successes in (("start", 1), ("final", 2)):
+        (tmp_path / "pass_at_k" / f"{name}.json").write_text(json.dumps({"states": [{"successes": successes, "episodes": 4}]}))
+    page = Page(write_report(tmp_path))
+    # Of 4 episodes c succeed: pass@2 is 1 - C(4 - c, 2) / 6.
+    assert json.loads(page.curve("curve-pass-at-k")["data-y"] or "") == pytest.approx([1 / 4, 1 / 2, 1])
+    assert json.loads(page.curve("curve-pass-at-k-1")["data-y"] or "") == pytest.approx([1 / 2, 5 / 6, 1], rel=1e-5)
+
+
 def test_time_shares_and_mean_speed(tmp_path: Path) -> None:
     with MetricsLogger(tmp_path, tensorboard=False) as metrics:
         metrics.log(1, {"time/simulation": 1.0, "time/learning": 2.0, "speed/env_steps_per_s": 100.0}, "rl")

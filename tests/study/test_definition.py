@@ -59,7 +59,7 @@ def test_a_start_keeps_its_name_when_only_the_course_of_a_run_changes(tmp_path: 
     reordered = PLAIN.replace("  base:\n", "").replace("variants:\n", "variants:\n  base: {rl.gamma: 0.9}\n")
     for text in (reordered, PLAIN.replace("rl.iterations: 7", "run.threads: 1"), PLAIN.replace("samples: 4", "every: 3")):
         assert study(tmp_path, text).jobs[0].name == before
-    assert study(tmp_path, PLAIN, "settings.demonstrations.noise=0.2").jobs[0].name != before
+    assert study(tmp_path, PLAIN, "demonstrations.noise=0.2").jobs[0].name != before
 
 
 def test_given_policies_and_demonstrations_are_used(tmp_path: Path) -> None:
@@ -82,9 +82,11 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert [(c.rl.temperature, c.curriculum.name) for c in runs][1] == (0.5, "dump")
 
 
-def test_overrides_set_keys_of_the_study(tmp_path: Path) -> None:
-    found = study(tmp_path, PLAIN, "seeds=[3]", "minutes=0.5")
+def test_overrides_set_keys_of_the_study_and_settings_of_all_runs(tmp_path: Path) -> None:
+    found = study(tmp_path, PLAIN, "seeds=[3]", "minutes=0.5", "rl.gamma=0.5")
     assert {job.config.run.seed for job in found.jobs} == {3} and found.file.minutes == 0.5
+    runs = [job.config.rl for job in found.jobs if job.variant]
+    assert {rl.gamma for rl in runs} == {0.5} and {rl.iterations for rl in runs} == {7}
     again = tmp_path / "again.yaml"
     again.write_text(found.definition)
     assert load_study(again).jobs == found.jobs, "the definition in the folder is the study"

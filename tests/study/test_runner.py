@@ -107,20 +107,18 @@ def test_a_finished_study_is_left_as_it_is(whole: Study) -> None:
     assert {path: path.stat().st_mtime_ns for path in whole.directory.rglob("*.json")} == before
 
 
-def test_a_study_killed_again_and_again_ends_like_one_that_was_not(whole: Study, tmp_path: Path) -> None:
-    path = write_study(tmp_path, "whole")  # the same, one after another
-    metrics = [tmp_path / "whole" / run / "metrics.jsonl" for run in ("cool_seed0", "dump_seed0")]
-    for waited_for in metrics:
-        process = subprocess.Popen([*WORKER, "study", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and not (waited_for.exists() and waited_for.stat().st_size):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(float(np.random.default_rng(int(time.time())).uniform(0, 0.3)))
-        process.kill()
-        process.communicate()
-        page = Page(write_comparison(load_study(path)))
-        assert "of 2 runs are complete" in page.text
+def test_a_study_killed_in_the_middle_ends_like_one_that_was_not(whole: Study, tmp_path: Path) -> None:
+    path = write_study(tmp_path, "whole", at_once=2)
+    process = subprocess.Popen([*WORKER, "study", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    metrics = tmp_path / "whole" / "dump_seed0" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(float(np.random.default_rng(int(time.time())).uniform(0, 0.5)))  # another instant in every run of the test
+    process.kill()
+    process.communicate()
+    assert "of 2 runs are complete" in Page(write_comparison(load_study(path))).text
     assert run_study(load_study(path), WORKER) == []
     for run in ("cool_seed0", "dump_seed0"):
         weights, records, evaluations = outcome(whole.directory / run)

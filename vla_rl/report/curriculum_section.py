@@ -71,7 +71,7 @@ def _over_rounds(phase: str, draws: Sequence[Draw]) -> list[HeatMap]:
     rows = [(f"task {task}, {'sampled' if sampled else 'shipped'}", groups[task, sampled]) for task, sampled in sorted(groups)]
     name = step_name(phase)
     columns = [f"{name} {label}" for label in labels]
-    return _pair(slug(phase, "rounds"), "", rows, columns, labels, name)
+    return list(_pair(slug(phase, "rounds"), "", rows, columns, labels, name))
 
 
 def _over_states(phase: str, draws: Sequence[Draw]) -> list[HeatMap]:

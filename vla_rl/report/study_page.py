@@ -132,21 +132,15 @@ def _pass_at_k(variants: Sequence[VariantResult], styles: Mapping[str, str]) -> 
     starts = [values for (when, _), values in found.items() if when == "start"]
     if starts and all(values == starts[0] for values in starts):  # one shared start: one curve
         found = {("start", ""): starts[0]} | {key: values for key, values in found.items() if key[0] == "final"}
-    rows = [
-        {
-            "name": name or "all variants",
-            "when": when,
-            "style": styles.get(name, "c5"),
-            "values": values,
-        }
-        for (when, name), values in found.items()
-    ]
-    if not rows:
+    if not found:
         return None
-    curves = [(f"{r['name']}, start" if r["when"] == "start" else r["name"], r["style"], r["when"], r["values"]) for r in rows]
-    kinds = {"start": "dashed", "final": "line"}
-    chart = pass_at_k_chart([(n, style, kinds[when], values) for n, style, when, values in curves], "study-pass-at-k")
-    return {"chart": chart, "ks": sorted({k for values in found.values() for k in values}), "rows": rows}
+    rows = [(name or "all variants", when, styles.get(name, "c5"), values) for (when, name), values in found.items()]
+    curves = [
+        (name if when == "final" else f"{name}, start", style, "line" if when == "final" else "dashed", values)
+        for name, when, style, values in rows
+    ]
+    ks = sorted({k for values in found.values() for k in values})
+    return {"chart": pass_at_k_chart(curves, "study-pass-at-k"), "ks": ks, "rows": rows}
 
 
 def _run_row(run: Any, styles: Mapping[str, str]) -> dict[str, Any]:

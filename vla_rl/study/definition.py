@@ -21,12 +21,14 @@ from vla_rl.config import (
     Positive,
     Rate,
     Section,
+    TaskConfig,
     apply_override,
     load_config,
     read_yaml,
     shipped_path,
     validated,
 )
+from vla_rl.run import MAY_CHANGE, flatten
 
 Setting = bool | int | float | str | list[Any] | None
 SET_BY_THE_STUDY = {
@@ -114,14 +116,19 @@ class Study:
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study file; `overrides` set its own keys, as in `minutes=5` or `seeds=[0]`.
+    """Read a study file; `overrides` set its own keys (`minutes=5`, `seeds=[0]`) or, dotted, settings of all runs.
 
     Raises `ConfigError` in one line for a file that is missing or malformed, an unknown key, a variant whose configuration
     is wrong, and variants that do not differ.
     """
     record = read_yaml(shipped_path(Path(path)))
     for override in overrides:
-        apply_override(record, override)
+        given: dict[str, Any] = {}
+        apply_override(given, override)
+        if "." in override.partition("=")[0]:
+            record["settings"] = {**(record.get("settings") or {}), **flatten(given)}
+        else:
+            record |= given
     file = validated(StudyFile, record, str(path))
     if len(set(file.seeds)) < len(file.seeds):
         raise ConfigError(f"{path} names a seed twice: {list(file.seeds)}")
