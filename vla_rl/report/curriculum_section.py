@@ -75,8 +75,9 @@ def _over_rounds(phase: str, draws: Sequence[Draw]) -> list[HeatMap]:
 
 
 def _over_states(phase: str, draws: Sequence[Draw]) -> list[HeatMap]:
-    """A row a task, a column a state: the episodes of all rounds, and success in the first and in the last half of them."""
-    states = sorted({draw.state for draw in draws}, key=lambda state: (state != SAMPLED, len(state), state))
+    """A row a task, a column a shipped state: episodes of all rounds, and success in the first and in the last half of them."""
+    draws = [draw for draw in draws if draw.state != SAMPLED]
+    states = sorted({draw.state for draw in draws}, key=lambda state: (len(state), state))
     if len(states) < 2:
         return []
     middle = (min(draw.step for draw in draws) + max(draw.step for draw in draws)) / 2
@@ -84,7 +85,7 @@ def _over_states(phase: str, draws: Sequence[Draw]) -> list[HeatMap]:
         "first half": [draw for draw in draws if draw.step <= middle],
         "last half": [draw for draw in draws if draw.step > middle],
     }
-    columns = ["sampled placements" if state == SAMPLED else f"initial state {state}" for state in states]
+    columns = [f"initial state {state}" for state in states]
     maps = []
     for half, chosen in {"": draws, **halves}.items():
         cells: dict[int, list[list[Draw]]] = {draw.task: [[] for _ in states] for draw in draws}

@@ -77,7 +77,7 @@ def _rows(variants: Sequence[VariantResult], styles: Mapping[str, str]) -> list[
             {
                 "name": variant.name,
                 "style": styles[variant.name],
-                "settings": ", ".join(f"{key}={value}" for key, value in variant.settings.items()),
+                "settings": [f"{key}={value}" for key, value in variant.settings.items()],
                 "start": variant.start,
                 "final": final,
                 "difference": difference,
