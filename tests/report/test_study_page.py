@@ -80,6 +80,14 @@ def test_a_budget_of_episodes_is_no_cut(folder: Path) -> None:
     assert (read_result(run).status, read_result(run).reason) == ("finished", "stopped at its 8 episodes")
 
 
+def test_a_run_without_anything_to_learn_from_says_so(folder: Path) -> None:
+    (folder / "grpo_seed0" / "stopped.txt").write_text("no group had both")
+    result = read_result(plan(folder, "grpo", 0))
+    assert (result.status, result.reason) == ("stopped", "2 of 3 rounds: no group had both")
+    page = Page(write_study_page(folder / "study.html", "s", "", read_study(runs(folder), SETTINGS)))
+    assert "3 of 4 runs are complete." in page.text and "no group had both" in page.text
+
+
 def test_curves_stand_over_episodes_and_minutes(folder: Path) -> None:
     result = read_result(plan(folder, "grpo", 0))
     assert result.rollouts == {"episodes": [(4, 0.75), (8, 0.75)], "minutes": [(1.5, 0.75), (3.0, 0.75)]}

@@ -7,13 +7,12 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("policies", "sim", "trainers")]
 
 # ruff: noqa: E402
-from pendulum_run import TIME_LIMITS, pendulum_policy
+from pendulum_run import TIME_LIMITS, pendulum_policy, pendulum_sim
 
-from vla_rl.config import Config, load_config
+from vla_rl.config import load_config
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.run import Run
-from vla_rl.sim.pool import SimPool
 from vla_rl.study import load_study, run_study
 from vla_rl.trainers import pipeline
 
@@ -28,16 +27,12 @@ def supervised_start(run: Run) -> OpenVLAPolicy:
     return policy
 
 
-def open_sim(config: Config) -> SimPool:
-    return SimPool("pendulum_backend:PendulumBackend", num_envs=4, num_workers=1, cameras=("front",), image_size=16, options={})
-
-
 def main(verb: str, *words: str) -> None:
     if verb == "study":
         sys.exit(len(run_study(load_study(Path(words[0])), WORKER)))
     config = load_config(words[-1])
     pipeline.check = lambda _: TIME_LIMITS
-    pipeline.open_sim = open_sim
+    pipeline.open_sim = lambda _: pendulum_sim()
     pipeline.supervised_start = supervised_start
     if verb == "sft":
         pipeline.clone(config, evaluate="--evaluate" in words)

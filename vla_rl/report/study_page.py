@@ -40,13 +40,13 @@ def render_study(name: str, definition: str, variants: Sequence[VariantResult]) 
         "study.html",
         name=name,
         definition=definition,
-        finished=all(run.status in ("finished", "cut") for run in runs),
+        finished=all(run.final is not None for run in runs),
         sentence=_sentence(variants),
         rows=_rows(variants, styles),
         charts=[chart for curves in CURVES for axis in AXES if (chart := _learning_curves(variants, styles, curves, axis))],
         pass_at_k=_pass_at_k(variants, styles),
         runs=[_run_row(run, styles) for run in runs],
-        cut=[run for run in runs if run.status == "cut"],
+        cut=[run for run in runs if run.status in ("cut", "stopped")],
         repeated_styles=len(variants) > len(STYLES),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vla_rl.report.run_files import RunFiles, read_run
 from vla_rl.report.sections import rate_of
+from vla_rl.run import STOPPED
 
 Point = tuple[float, float]
 AXES = ("episodes", "minutes")
@@ -36,7 +37,7 @@ class RunResult:
     plan: StudyRun
     files: RunFiles
     status: str
-    """finished | cut | failed | under way | not begun."""
+    """finished | cut (by the time budget) | stopped (nothing left to learn from) | failed | under way | not begun."""
     reason: str
     """Why it is not simply finished; empty where it is."""
     rounds: int
@@ -162,6 +163,9 @@ def _status(plan: StudyRun, files: RunFiles, rounds: int, episodes: int, minutes
             return "finished", ""
         if plan.max_episodes is not None and episodes >= plan.max_episodes:
             return "finished", f"stopped at its {plan.max_episodes} episodes"
+        stopped = plan.directory / STOPPED
+        if stopped.exists():
+            return "stopped", f"{rounds} of {plan.rounds} rounds: {stopped.read_text(encoding='utf-8', errors='replace')}"
         limit = "" if plan.max_minutes is None else f" its {plan.max_minutes:g} minutes were over after {minutes:.1f}"
         return "cut", f"{rounds} of {plan.rounds} rounds:{limit or ' it ended early'}"
     error = _last_error(plan.log)
