@@ -25,6 +25,7 @@ def base(tmp_path: Path) -> list[str]:
 def test_wrong_words(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, base: list[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "study.yaml").write_text("name: s\nvariants: {a: {rl.gama: 1}}\n")
     corrupt = tmp_path / "broken_demo.hdf5"
     corrupt.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\x00" * 100)
     cases = [
@@ -39,6 +40,8 @@ def test_wrong_words(
         (["evaluate", *base], "no policy to evaluate"),
         (["evaluate", *base, f"policy.checkpoint={tmp_path / 'none'}"], "no policy at"),
         (["report", str(tmp_path / "none")], "none"),
+        (["study", "nowhere.yaml"], "nowhere.yaml"),
+        (["study", str(tmp_path / "study.yaml")], "variant 'a': unknown key 'rl.gama'"),
     ]
     for words, message in cases:
         code, error = run(capsys, monkeypatch, *words)

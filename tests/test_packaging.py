@@ -59,7 +59,7 @@ def test_the_wheel_puts_nothing_but_vla_rl_at_the_top_level(wheel: zipfile.ZipFi
 
 def test_the_wheel_holds_the_configs_and_the_command(wheel: zipfile.ZipFile) -> None:
     shipped = {Path(name).name for name in wheel.namelist() if ".data/data/share/vla_rl/configs/" in name}
-    assert shipped == {path.name for path in (ROOT / "configs").glob("*.yaml")}
+    assert shipped == {path.name for path in (ROOT / "configs").rglob("*.yaml")}
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "vla-rl = vla_rl.cli:main" in wheel.read(entry_points).decode()
 

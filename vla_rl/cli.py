@@ -69,12 +69,15 @@ def train(words: Words = None) -> None:
 
 
 @app.command()
-def sft(words: Words = None) -> None:
+def sft(
+    words: Words = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Also the evaluation before training.")] = False,
+) -> None:
     """Demonstrations and supervised fine-tuning alone."""
     from vla_rl.trainers import pipeline
 
     config, _ = _load(words)
-    Console().print(f"run: {pipeline.clone(config)}", soft_wrap=True)
+    Console().print(f"run: {pipeline.clone(config, evaluate)}", soft_wrap=True)
 
 
 @app.command()
@@ -92,6 +95,25 @@ def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     from vla_rl.report import write_report
 
     Console().print(f"report: {write_report(run)}", soft_wrap=True)
+
+
+@app.command()
+def study(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="The YAML file of a study.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the study file, or settings of all runs.")
+    ] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Only write the page from what is there.")] = False,
+) -> None:
+    """Run variants x seeds, continue where the study stopped, and compare them on one page; exit code 1 where a run failed."""
+    from vla_rl.study import load_study, run_study, write_comparison
+
+    chosen = load_study(path, overrides or [])
+    failed = [] if report_only else run_study(chosen)
+    Console().print(f"comparison: {write_comparison(chosen)}", soft_wrap=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}; the same command tries them again", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value overrides.")]

@@ -19,6 +19,7 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -217,6 +218,25 @@ class ObjectiveConfig(Section):
     """Rounds after which the reference becomes the current policy and the optimiser starts anew (ProRL); 0: never."""
 
 
+class CurriculumConfig(Section):
+    name: Literal["uniform", "success_rate", "learnability", "dump", "self", "low_likelihood"] = "uniform"
+    """What decides how often a source of episodes is drawn; docs/curricula.md explains each."""
+    level: Literal["state", "task"] = "state"
+    """Whether each shipped initial state has statistics and weight of its own, or all episodes of a task share them."""
+    tau: Rate | None = None
+    """Temperature of success_rate, dump and low_likelihood: lower is more selective; null: 0.5, and 0.1 for dump."""
+    forgetting: Fraction = 0.9
+    """What an episode's weight in the running statistics is multiplied with in every later round; 1: nothing is forgotten."""
+    prior: Rate = 1.0
+    """Pseudo-episodes at the task's success rate (for a task: at 0.5) that every success rate begins with."""
+    floor: Fraction = 0.1
+    """Share of the episodes that is drawn uniformly, so that nothing is left out for good."""
+    exploration: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of dump's bonus for what was drawn rarely."""
+    threshold: Fraction = 0.5
+    """self draws what succeeds less often than this."""
+
+
 class EvaluationConfig(Section):
     episodes: Positive = 200
     """Held-out episodes a task, before and after training."""
@@ -226,6 +246,12 @@ class EvaluationConfig(Section):
     """Episodes a task of the evaluations during training; other ones than those before and after."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0: greedy; above: sampled at this temperature."""
+    samples: Count = 0
+    """Sampled episodes of each state that pass@k is estimated from, before and after training; 0: no pass@k."""
+    sample_states: Positive = 20
+    """Held-out states a task of which pass@k is estimated."""
+    sample_temperature: Rate = 1.0
+    """Of those episodes; the same for all runs that are compared."""
     videos: Count = 2
     """Videos of successes, and as many of failures, of the first and the last evaluation."""
 
@@ -245,6 +271,10 @@ class RunConfig(Section):
     """CPU threads of the policy; 0: one a core."""
     keep_checkpoints: Positive = 2
     """Checkpoints kept of each phase."""
+    max_minutes: Rate | None = None
+    """No round of reinforcement learning begins after so many minutes of running; the final evaluation comes on top."""
+    max_episodes: Positive | None = None
+    """No round of reinforcement learning begins after so many training episodes."""
 
 
 class Config(Section):
@@ -258,6 +288,7 @@ class Config(Section):
     sft: SftConfig = SftConfig()
     rl: RlConfig = RlConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def to_yaml(self) -> str:
@@ -272,27 +303,30 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     return load_section(Config, path, overrides)
 
 
-SectionType = TypeVar("SectionType", bound=Section)
-
-
-def load_section(model: type[SectionType], path: Path | str | None = None, overrides: Sequence[str] = ()) -> SectionType:
+def load_section(model: type[Model], path: Path | str | None = None, overrides: Sequence[str] = ()) -> Model:
     """As `load_config`, for any section: `suite=libero_goal episodes=20` are overrides of `CollectSettings`."""
-    record = _read_yaml(_shipped(Path(path))) if path is not None else {}
+    record = read_yaml(shipped_path(Path(path))) if path is not None else {}
     for override in overrides:
-        _apply(record, override)
+        apply_override(record, override)
+    return validated(model, record, source=str(path) if path else "the command line")
+
+
+def validated(model: type[Model], record: dict[str, Any], source: str) -> Model:
+    """The model of a record that came from `source`. Raises `ConfigError` in one line for what does not fit."""
     try:
         return model.model_validate(record)
     except ValidationError as error:
-        raise ConfigError(_explain(error, model, source=str(path) if path else "the command line")) from None
+        raise ConfigError(_explain(error, model, source)) from None
 
 
-def _shipped(path: Path) -> Path:
-    """`configs/NAME.yaml` is found in an installation without a checkout, too."""
+def shipped_path(path: Path) -> Path:
+    """`path`, or where an installation keeps it: `configs/NAME.yaml` is found in an installation without a checkout, too."""
     installed = Path(sysconfig.get_path("data")) / "share" / "vla_rl" / path
     return installed if not path.exists() and installed.exists() else path
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file. Raises `ConfigError` where there is no such file or it holds something else."""
     try:
         record = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -308,7 +342,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return record
 
 
-def _apply(record: dict[str, Any], override: str) -> None:
+def apply_override(record: dict[str, Any], override: str) -> None:
+    """Set `section.key=value` in a record. Raises `ConfigError` where the override cannot be read or set."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"cannot read the override {override!r}; write section.key=value")
@@ -339,7 +374,7 @@ def _known_keys(model: Any, location: Sequence[str | int]) -> list[str]:
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
-def _explain(error: ValidationError, model: type[Section], source: str) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

@@ -47,6 +47,18 @@ def wilson_interval(successes: int, episodes: int, confidence: float = 0.95) -> 
     return low, high
 
 
+def pass_at_k(successes: int, episodes: int, k: int) -> float:
+    """Probability that at least one of `k` episodes succeeds, from c = `successes` of n = `episodes` that were run.
+
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374, equation 1).
+
+    Raises `ValueError` unless 1 <= k <= episodes and 0 <= successes <= episodes.
+    """
+    if not 0 <= successes <= episodes or not 1 <= k <= episodes:
+        raise ValueError(f"cannot estimate pass@{k} from {successes} successes in {episodes} episodes")
+    return 1 - math.comb(episodes - successes, k) / math.comb(episodes, k)
+
+
 @dataclass(frozen=True)
 class EpisodeOutcome:
     """What is kept of one evaluated episode."""
@@ -112,10 +124,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the JSON atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=1))
-        partial.replace(path)
+        write_json(path, self.to_dict())
 
     def table(self) -> Table:
         record = self.to_dict()
@@ -129,6 +138,34 @@ class Evaluation:
                 suite, task, f"{r['successes']}/{r['episodes']}", f"{r['rate']:.1%}", f"{r['low']:.1%} to {r['high']:.1%}"
             )
         return table
+
+
+def pass_at_k_record(evaluation: Evaluation) -> dict[str, Any]:
+    """Of an evaluation that ran each spec several times: successes of each state, and pass@k of k = 1, 2, 4, ... up to the
+    smallest number of episodes that a state has, averaged over the states."""
+    states: dict[EpisodeSpec, list[EpisodeOutcome]] = {}
+    for outcome in evaluation.outcomes:
+        states.setdefault(outcome.spec, []).append(outcome)
+    counts = [(sum(o.success for o in group), len(group)) for group in states.values()]
+    most = min(episodes for _, episodes in counts)
+    ks = sorted({2**i for i in range(most.bit_length())} | {most})
+    return {
+        "name": evaluation.name,
+        "step": evaluation.step,
+        "temperature": evaluation.temperature,
+        "policy_version": evaluation.policy_version,
+        "pass_at_k": {str(k): float(np.mean([pass_at_k(c, n, k) for c, n in counts])) for k in ks},
+        "states": [{"spec": asdict(spec), "successes": c, "episodes": n} for spec, (c, n) in zip(states, counts, strict=True)],
+        "seconds": round(evaluation.seconds, 2),
+    }
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a record atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(record, indent=1))
+    partial.replace(path)
 
 
 def _rate(group: Sequence[EpisodeOutcome]) -> dict[str, Any]:

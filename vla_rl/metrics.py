@@ -52,6 +52,8 @@ class MetricsLogger:
         # Unbuffered, so that what a full disk refused is not written later, by closing.
         self._file = (self.run_dir / FILE).open("ab", buffering=0)
         self._earlier, self._started = 0.0, time.monotonic()
+        self.recorded_time = 0.0
+        """Seconds that the run had been running at its last record."""
         # A half-written last line goes, or the next record would be glued to it.
         self.rewind({"bytes": self._file.tell()})
 
@@ -87,6 +89,7 @@ class MetricsLogger:
                     if math.isfinite(number):
                         writer.add_scalar(name, number, step)
                 writer.flush()
+            self.recorded_time = round(wall_time, 4)
         except OSError as error:
             self._file.truncate(end)
             self._file.seek(end)
@@ -111,6 +114,7 @@ class MetricsLogger:
         self._file.seek(0, os.SEEK_END)
         self._earlier = float(position.get("wall_time", kept[-1]["wall_time"] if kept else 0.0))
         self._started = time.monotonic()
+        self.recorded_time = kept[-1]["wall_time"] if kept else 0.0
         for phase in {record["phase"] for record, end in records if end > wanted} if self._tensorboard else ():
             last = max((record["step"] for record in kept if record["phase"] == phase), default=-1)
             self._writer(phase, purge_step=last + 1)
@@ -124,8 +128,11 @@ class MetricsLogger:
 
     def close(self) -> None:
         self._file.close()
-        for writer in self._writers.values():
-            writer.close()
+        for phase, writer in self._writers.items():
+            try:
+                writer.close()
+            except OSError as error:  # a full disk, which `log` has told of or which costs TensorBoard's copy alone
+                log.warning("TensorBoard's last records of %s in %s are lost: %s", phase, self.run_dir, error.strerror or error)
         self._writers.clear()
 
     def __enter__(self) -> MetricsLogger:

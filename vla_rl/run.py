@@ -29,6 +29,8 @@ MAY_CHANGE = {
     "run.threads",
     "run.device",
     "run.keep_checkpoints",
+    "run.max_minutes",
+    "run.max_episodes",
     "sim.num_workers",
     "rl.iterations",
     "rl.checkpoint_every",
@@ -36,6 +38,8 @@ MAY_CHANGE = {
     "evaluation.every",
     "evaluation.episodes",
     "evaluation.interim_episodes",
+    "evaluation.samples",
+    "evaluation.sample_states",
     "evaluation.videos",
 }
 """Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
@@ -81,8 +85,7 @@ class Run:
         if path.exists():
             if self.config.run.resume == "never":
                 raise RunError(f"{self.directory} exists already; set run.name, or run.resume=auto to continue it")
-            changed = differing_keys(load_config(path), self.config) - MAY_CHANGE
-            if changed and self._has_results():
+            if changed := conflicting_keys(self.directory, self.config):
                 raise RunError(
                     f"{self.directory} was made with other values of {', '.join(sorted(changed))}; "
                     "set run.name to start a new run beside it, or give the same values to continue"
@@ -92,9 +95,14 @@ class Run:
         write_atomically(path, self.config.to_yaml())
         write_atomically(self.directory / "environment.json", json.dumps(describe_machine(), indent=1))
 
-    def _has_results(self) -> bool:
-        """Whether anything was made here yet; a run that failed at its first step may be configured anew."""
-        return any(any((self.directory / name).glob("**/*")) for name in RESULTS)
+    def budget_is_spent(self, episodes: int) -> bool:
+        """Whether no further round may begin after `episodes` training episodes (`run.max_episodes`, `run.max_minutes`).
+
+        Time is that of the last metric record, so that a resumed run decides as the interrupted one did.
+        """
+        config = self.config.run
+        late = config.max_minutes is not None and self.metrics.recorded_time >= 60 * config.max_minutes
+        return late or (config.max_episodes is not None and episodes >= config.max_episodes)
 
     def checkpoints(self, phase: str) -> Path:
         return self.directory / "checkpoints" / phase
@@ -143,17 +151,29 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections -> values by dotted key."""
     flat = {}
     for key, value in record.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
 
 
 def differing_keys(first: Config, second: Config) -> set[str]:
     """Dotted keys in which two configurations differ."""
-    a, b = _flatten(first.model_dump(mode="json")), _flatten(second.model_dump(mode="json"))
+    a, b = flatten(first.model_dump(mode="json")), flatten(second.model_dump(mode="json"))
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+
+
+def conflicting_keys(directory: Path, config: Config) -> set[str]:
+    """Dotted keys that forbid to continue the run in `directory` with `config`.
+
+    None where nothing was made there yet: a run that failed at its first step may be configured anew.
+    """
+    path = directory / "config.yaml"
+    if not path.exists() or not any(any((directory / name).glob("**/*")) for name in RESULTS):
+        return set()
+    return differing_keys(load_config(path), config) - MAY_CHANGE
 
 
 def config_of(path: Path) -> Path:

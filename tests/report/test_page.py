@@ -2,10 +2,10 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from page_reader import Page
 
 from vla_rl.evaluate import wilson_interval
 from vla_rl.metrics import MetricsLogger
@@ -13,41 +13,6 @@ from vla_rl.report import sections, write_report
 from vla_rl.report.page import duration
 from vla_rl.report.run_files import read_run
 from vla_rl.run import RunError
-
-
-class Page(HTMLParser):
-    """Every tag with its attributes, and the text outside scripts and styles."""
-
-    VOID = ("meta", "link", "br", "path", "img")
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert tag in self.VOID or self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("script", "style"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def curve(self, identity: str) -> dict[str, str | None]:
-        return next(a for a in self.all("path") if a.get("id") == identity)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +159,17 @@ def test_wilson_bands_need_only_rate_and_episodes(tmp_path: Path) -> None:
     curve = sections.success_charts(read_run(tmp_path))[0].drawings[0].curve
     low, high = wilson_interval(2, 8)
     assert (curve.y, curve.low, curve.high) == ([0.25], [low], [high])
+
+
+def test_pass_at_k_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}\n")
+    (tmp_path / "pass_at_k").mkdir()
+    for name, successes in (("start", 1), ("final", 2)):
+        (tmp_path / "pass_at_k" / f"{name}.json").write_text(json.dumps({"states": [{"successes": successes, "episodes": 4}]}))
+    page = Page(write_report(tmp_path))
+    # Of 4 episodes c succeed: pass@2 is 1 - C(4 - c, 2) / 6.
+    assert json.loads(page.curve("curve-pass-at-k")["data-y"] or "") == pytest.approx([1 / 4, 1 / 2, 1])
+    assert json.loads(page.curve("curve-pass-at-k-1")["data-y"] or "") == pytest.approx([1 / 2, 5 / 6, 1], rel=1e-5)
 
 
 def test_time_shares_and_mean_speed(tmp_path: Path) -> None:

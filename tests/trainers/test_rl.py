@@ -66,6 +66,7 @@ def test_every_objective_runs(name: str, sim: SimPool, tmp_path: Path) -> None:
             "rl.success_high=1",
             "rl.group_size=2",
             "rl.episodes_per_iteration=2",
+            "curriculum.name=dump",
         ),
         ("objective.name=gspo", "rl.group_size=3"),
     ],
@@ -98,7 +99,21 @@ def test_surplus_groups_are_learned_from_in_the_next_round(sim: SimPool, tmp_pat
     assert [v["rollout/episodes"] for v in values] == [4, 0, 4, 0]
     assert [v["rollout/surplus_groups"] for v in values] == [1, 0, 1, 0]
     assert [v["rollout/groups"] for v in values] == [1, 1, 1, 1] and values[3]["rollout/total_episodes"] == 8
+    # The curriculum counts an episode once, in the round that learns from it.
+    counted = [sum(n for key, n in v.items() if key.startswith("curriculum/episodes/")) for v in values]
+    assert counted == [2, 2, 2, 2]
     assert "rollout/success" not in values[1]
+
+
+def test_the_curriculum_counts_what_dynamic_sampling_drops(sim: SimPool, tmp_path: Path) -> None:
+    """Here groups without a success are learned from, so that those with one are dropped."""
+    overrides = ("objective.name=grpo", "rl.sampling_attempts=2", "rl.group_size=2", "rl.episodes_per_iteration=4")
+    train(sim, str(tmp_path), "run", *overrides, "rl.success_low=0", "rl.success_high=0", "rl.iterations=3")
+    values = [values for _, values in records(tmp_path / "run")]
+    counted = sum(n for v in values for key, n in v.items() if key.startswith("curriculum/episodes/"))
+    assert counted == sum(v["rollout/episodes"] for v in values) - 2 * values[-1]["rollout/surplus_groups"]
+    drawn = sum(v["rollout/episodes"] for v in values) / 2
+    assert drawn > sum(v["rollout/groups"] for v in values) + values[-1]["rollout/surplus_groups"], "nothing was dropped"
 
 
 def test_a_run_without_anything_to_learn_from_stops_and_says_why(sim: SimPool, tmp_path: Path) -> None:

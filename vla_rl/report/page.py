@@ -13,8 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from vla_rl.report import sections
+from vla_rl.report import pass_at_k_section, sections
 from vla_rl.report.charts import format_value
+from vla_rl.report.curriculum_section import curriculum_maps
 from vla_rl.report.run_files import RunFiles, read_run
 from vla_rl.report.titles import ENVIRONMENT, phase_title
 from vla_rl.run import RunError
@@ -33,10 +34,14 @@ def write_report(run_dir: Path) -> Path:
         raise RunError(f"there is no run directory {run_dir}; give the path of a run, as printed when it started")
     if not any((run_dir / name).exists() for name in RUN_FILES):
         raise RunError(f"{run_dir} is not a run directory: it has none of {', '.join(RUN_FILES)}")
-    path = run_dir / "report.html"
-    partial = path.with_name(".report.html.partial")
+    return write_page(run_dir / "report.html", render(read_run(run_dir)))
+
+
+def write_page(path: Path, html: str) -> Path:
+    """Replace a page in one step; returns its path. Raises `RunError` where it cannot be written."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(render(read_run(run_dir)), encoding="utf-8")
+        partial.write_text(html, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise RunError(f"cannot write the report {path}: {error.strerror or error}") from error
@@ -76,11 +81,12 @@ def render_page(template: str, **content: Any) -> str:
 def _parts(run: RunFiles) -> dict[str, Any]:
     return {
         "headline": sections.headline(run),
-        "success": sections.success_charts(run),
+        "success": [*sections.success_charts(run), *pass_at_k_section.run_chart(run)],
         "phases": [(phase, phase_title(phase), sections.metric_charts(run, phase)) for phase in run.series],
         "tasks": sections.task_rows(run),
         "evaluations": sections.evaluation_rows(run),
         "videos": sections.videos(run),
+        "curricula": curriculum_maps(run),
         "timings": [timing for phase in run.series if (timing := sections.timing(run, phase))],
         "finished": any(evaluation["name"] == "final" for evaluation in run.evaluations),
     }

@@ -35,11 +35,15 @@ class RunFiles:
     environment: dict[str, Any] = field(default_factory=dict)
     series: dict[str, dict[str, Series]] = field(default_factory=dict)
     """By phase, in the order in which phases began, then by key."""
+    times: dict[str, dict[int, float]] = field(default_factory=dict)
+    """By phase: step -> seconds of running at its record."""
     records: int = 0
     wall_time: float = 0.0
     """Seconds of running at the last record."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Ordered by step; those of one step as they were made."""
+    pass_at_k: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By name (start, final): successes and episodes of each state, and the estimates by k."""
     videos: list[str] = field(default_factory=list)
     """Paths relative to the run directory."""
     checkpoints: list[str] = field(default_factory=list)
@@ -63,6 +67,10 @@ def read_run(directory: Path) -> RunFiles:
         files.remarks.append(f"Training stopped early: {reason}.")
     _read_series(files)
     _read_evaluations(files)
+    for path in sorted((directory / "pass_at_k").glob("*.json")):
+        record = _read_json(path, files.remarks)
+        if record is not None and all(_has_counts(state) and state["episodes"] for state in record.get("states") or [{}]):
+            files.pass_at_k[path.stem] = record
     files.videos = sorted(str(path.relative_to(directory)) for path in (directory / "videos").glob("*.mp4"))
     found = (directory / "checkpoints").glob("**/step_*/manifest.json")
     files.checkpoints = sorted(str(path.parent.relative_to(directory)) for path in found)
@@ -89,6 +97,7 @@ def _read_series(files: RunFiles) -> None:
     files.wall_time = max((record["wall_time"] for record in records), default=0.0)
     points: dict[str, dict[str, dict[int, float | None]]] = {}
     for record in records:
+        files.times.setdefault(record["phase"], {})[record["step"]] = float(record["wall_time"])
         for key, value in record["values"].items():
             number = float(value) if isinstance(value, int | float) else None
             points.setdefault(record["phase"], {}).setdefault(key, {})[record["step"]] = number

@@ -9,6 +9,7 @@ from typing import Any
 
 from vla_rl.evaluate import wilson_interval
 from vla_rl.report.charts import Chart, Curve, make_chart, slug
+from vla_rl.report.curriculum_section import PER_SOURCE
 from vla_rl.report.run_files import RunFiles, Series
 from vla_rl.report.titles import GROUPS, phase_title, step_name, title_of
 
@@ -194,7 +195,8 @@ def metric_charts(files: RunFiles, phase: str) -> list[Chart]:
     groups: dict[str, list[Chart]] = {}
     for key, series in files.series[phase].items():
         prefix = key.rpartition("/")[0]
-        if prefix != "time" and not (key in SHOWN_ELSEWHERE and _rollout_counts(files, phase)):
+        elsewhere = key.startswith(PER_SOURCE) or (key in SHOWN_ELSEWHERE and _rollout_counts(files, phase))
+        if prefix != "time" and not elsewhere:
             groups.setdefault(prefix, []).append(_metric_chart(series, GROUPS.get(prefix, prefix)))
     used = list(GROUPS)
     order = sorted(groups, key=lambda prefix: (prefix != "", used.index(prefix) if prefix in used else len(used), prefix))

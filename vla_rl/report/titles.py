@@ -23,6 +23,7 @@ GROUPS = {
     "policy": "Policy",
     "value": "Value function",
     "update": "Updates",
+    "curriculum": "Curriculum",
     "speed": "Speed",
     "time": "Time",
 }
@@ -67,6 +68,9 @@ TITLES = {
     "value/gradient_norm": Title("Value gradient norm", "", "Before clipping."),
     "update/steps": Title("Optimiser steps of a round", "steps"),
     "update/stopped_by_kl": Title("Updates stopped by the KL limit", "1 = yes"),
+    "curriculum/effective_sources": Title(
+        "Sources in effect", "", "Exponential of the entropy of the sampling probabilities: fewer means more selective."
+    ),
     "speed/env_steps_per_s": Title("Environment steps", "per second", "Control steps of all environments a second of acting."),
     "speed/turns_per_s": Title("Turns", "per second", "Decisions of the policy a second of acting."),
     "speed/frames": Title("Frames rendered in a round", "frames"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from vla_rl.config import Config
 from vla_rl.curriculum import held_out_specs, validation_specs
-from vla_rl.evaluate import evaluate, record_videos
+from vla_rl.evaluate import evaluate, pass_at_k_record, record_videos, write_json
 from vla_rl.policies.base import Policy
 from vla_rl.progress import Progress
 from vla_rl.run import Run
@@ -40,10 +41,24 @@ def evaluate_and_save(
 
 
 def evaluate_held_out(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], name: str, step: int) -> None:
-    """The larger evaluation before and after training, unless it was made before."""
+    """The larger evaluation before and after training, and pass@k with it where asked for, unless they were made before."""
     config = run.config.evaluation
     specs = held_out_specs(run.config.task.suite, task_ids, config.episodes)
     _evaluate_once(run, sim, policy, specs, name, step, config.videos)
+    path = run.directory / "pass_at_k" / f"{name}.json"
+    if config.samples and not path.exists():
+        states = held_out_specs(run.config.task.suite, task_ids, config.sample_states)
+        write_json(path, _pass_at_k(run.config, sim, policy, states, name, step))
+
+
+def _pass_at_k(
+    config: Config, sim: VectorSim, policy: Policy, states: Sequence[EpisodeSpec], name: str, step: int
+) -> dict[str, Any]:
+    specs = [state for state in states for _ in range(config.evaluation.samples)]
+    temperature = config.evaluation.sample_temperature
+    with Progress(f"pass@k {name}", total=len(specs)) as progress:
+        result = evaluate(policy, sim, specs, name=name, step=step, temperature=temperature, on_episode=progress.counted_episode)
+    return pass_at_k_record(result)
 
 
 def evaluate_when_due(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], iteration: int) -> None:

@@ -90,12 +90,15 @@ def check(config: Config) -> tuple[int, ...]:
     return chosen_tasks(config)
 
 
-def clone(config: Config) -> Path:
-    """Demonstrations and supervised fine-tuning alone; returns the run directory."""
+def clone(config: Config, evaluate: bool = False) -> Path:
+    """Demonstrations and supervised fine-tuning alone, and where asked for the evaluation `start`; returns the run directory."""
     set_threads(config.run.threads)
-    check(config)
+    task_ids = check(config)
     with Run(config) as run:
-        supervised_start(run)
+        policy = supervised_start(run)
+        if evaluate:
+            with closing(open_sim(config)) as sim:
+                evaluate_held_out(run, sim, policy, task_ids, "start", 0)
         write_report(run.directory)
         return run.directory
 

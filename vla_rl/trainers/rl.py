@@ -12,9 +12,10 @@ import torch
 
 from vla_rl.algorithms.composition import compose
 from vla_rl.algorithms.learner import RlLearner
+from vla_rl.algorithms.turn_batch import TurnBatch
 from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
 from vla_rl.config import RlConfig
-from vla_rl.curriculum import training_specs
+from vla_rl.curriculum import Curriculum, FinishedEpisode, finished_episodes
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.progress import Progress
@@ -35,22 +36,26 @@ def train_rl(
 ) -> int:
     """Improve `policy` in place for `rl.iterations` rounds, continuing from the run's last checkpoint if there is one.
 
-    Every round draws its episodes, its exploration and its mini-batches from (run.seed, iteration) alone, so a resumed run
-    repeats an uninterrupted one bit for bit on CPU. `demonstrations` are asked for where the objective learns from some.
-    Returns the number of rounds, which is smaller where dynamic sampling finds nothing to learn from; `run` then knows why.
+    Every round draws its episodes, its exploration and its mini-batches from (run.seed, iteration) and the curriculum's
+    checkpointed statistics alone, so a resumed run repeats an uninterrupted one bit for bit on CPU. `demonstrations` are asked
+    for where the objective learns from some. Returns the number of rounds, which is smaller where the run's budget was spent
+    (`run.max_minutes`, `run.max_episodes`) or where dynamic sampling finds nothing to learn from; `run` then knows why.
     """
     config, objective = run.config.rl, compose(run.config.objective)
     learner = RlLearner(policy, config, objective, demonstrations() if objective.needs("demonstrations") else None)
     state = _restore(run, policy, learner)
+    task = run.config.task
+    curriculum = Curriculum(task.suite, task_ids, task.shipped_states, run.config.curriculum)
+    curriculum.load_state_dict(state["curriculum"])
     with Progress(objective.name, total=config.iterations, done=state["iteration"]) as progress:
-        while state["iteration"] < config.iterations and not run.stopped:
+        while not _is_over(run, state):
             evaluate_when_due(run, sim, policy, task_ids, state["iteration"])
             clock = RoundClock(sim)
             rng = np.random.default_rng([run.config.run.seed, state["iteration"]])
             explore = torch.Generator().manual_seed(int(rng.integers(2**63)))
             rollouts = partial(collect, sim, policy, temperature=config.temperature, generator=explore)
             rollouts = partial(rollouts, stopwatch=clock.stopwatch, on_episode=progress.episode)
-            gathered = _gather(run, sim, task_ids, rng, rollouts, state["waiting"])
+            gathered = _gather(config, sim, partial(curriculum.draw, rng=rng), rollouts, state["waiting"])
             if not gathered.groups:
                 _stop(run, learner, state, gathered.why_none())
                 break
@@ -59,27 +64,31 @@ def train_rl(
                     learner.reset_reference()
                 turns = learner.prepare(make_round(gathered.groups, _last_values(learner, gathered)))
                 stats = learner.update(turns, rng, train_policy=state["warm"])
+            stats |= curriculum.update(_decided(gathered, turns))
             _count(state, gathered, stats, config)
+            state["curriculum"] = curriculum.state_dict()
             stats |= rollout_statistics(gathered) | clock.statistics() | {"rollout/total_episodes": state["episodes"]}
             run.metrics.log(state["iteration"], stats, phase=PHASE)
-            if state["iteration"] % config.checkpoint_every == 0 or state["iteration"] == config.iterations:
+            if state["iteration"] % config.checkpoint_every == 0 or _is_over(run, state):
                 _save(run, learner, state)
             progress.advance(_note(stats))
     return int(state["iteration"])
 
 
+def _is_over(run: Run, state: dict[str, Any]) -> bool:
+    return run.stopped or state["iteration"] >= run.config.rl.iterations or run.budget_is_spent(state["episodes"])
+
+
 def _gather(
-    run: Run,
+    config: RlConfig,
     sim: VectorSim,
-    task_ids: Sequence[int],
-    rng: np.random.Generator,
+    draw: Callable[[int], Sequence[EpisodeSpec]],
     rollouts: Callable[[Sequence[EpisodeSpec]], list[Trajectory]],
     waiting: Sequence[Group],
 ) -> Gathered:
     """The groups of one round: initial states from the curriculum, episodes from the simulator."""
-    config, task = run.config.rl, run.config.task
     return gather(
-        lambda count: training_specs(task.suite, task_ids, count, task.shipped_states, rng),
+        draw,
         rollouts,
         waiting,
         config.episodes_per_iteration // config.group_size,
@@ -89,6 +98,17 @@ def _gather(
         low=config.success_low,
         high=config.success_high,
     )
+
+
+def _decided(gathered: Gathered, turns: TurnBatch) -> list[FinishedEpisode]:
+    """The episodes that a round has learned from, and those that dynamic sampling has dropped, which taught nothing: the
+    surplus counts in the round that learns from it."""
+    assert turns.advantages is not None
+    learned = [trajectory for group in gathered.groups for trajectory in group]
+    kept = {id(group) for group in (*gathered.groups, *gathered.surplus)}
+    dropped = [trajectory for group in gathered.drawn if id(group) not in kept for trajectory in group]
+    nothing = np.zeros(sum(trajectory.num_turns for trajectory in dropped))
+    return finished_episodes([*learned, *dropped], np.concatenate([turns.advantages.numpy(), nothing]))
 
 
 def _last_values(learner: RlLearner, gathered: Gathered) -> torch.Tensor | None:
@@ -108,7 +128,7 @@ def _count(state: dict[str, Any], gathered: Gathered, stats: dict[str, float], c
 
 def _restore(run: Run, policy: OpenVLAPolicy, learner: RlLearner) -> dict[str, Any]:
     """The state of the loop, at its beginning or as the last checkpoint has it; the learner is put back, too."""
-    state: dict[str, Any] = {"iteration": 0, "episodes": 0, "waiting": [], "reference": None}
+    state: dict[str, Any] = {"iteration": 0, "episodes": 0, "waiting": [], "reference": None, "curriculum": {}}
     state["warm"] = not learner.objective.needs("critic") or run.config.rl.warmup_iterations == 0
     checkpoint = latest_checkpoint(run.checkpoints(PHASE))
     if checkpoint is not None:
