@@ -85,12 +85,12 @@ class Run:
         if path.exists():
             if self.config.run.resume == "never":
                 raise RunError(f"{self.directory} exists already; set run.name, or run.resume=auto to continue it")
-            if changed := conflicting_keys(self.directory, self.config):
+            if conflicts := conflicting_keys(self.directory, self.config):
                 raise RunError(
-                    f"{self.directory} was made with other values of {', '.join(sorted(changed))}; "
+                    f"{self.directory} was made with other values of {', '.join(sorted(conflicts))}; "
                     "set run.name to start a new run beside it, or give the same values to continue"
                 )
-            if changed:
+            if differing_keys(load_config(path), self.config) - MAY_CHANGE:
                 (self.directory / STOPPED).unlink(missing_ok=True)
         write_atomically(path, self.config.to_yaml())
         write_atomically(self.directory / "environment.json", json.dumps(describe_machine(), indent=1))

@@ -13,6 +13,7 @@ from vla_rl.algorithms.composition import OBJECTIVES, compose
 from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.config import ObjectiveConfig
 from vla_rl.metrics import read_metrics
+from vla_rl.rollout import groups
 from vla_rl.sim.pool import SimPool
 
 TIMED = ("time/", "speed/")
@@ -105,10 +106,11 @@ def test_surplus_groups_are_learned_from_in_the_next_round(sim: SimPool, tmp_pat
     assert "rollout/success" not in values[1]
 
 
-def test_the_curriculum_counts_what_dynamic_sampling_drops(sim: SimPool, tmp_path: Path) -> None:
-    """Here groups without a success are learned from, so that those with one are dropped."""
-    overrides = ("objective.name=grpo", "rl.sampling_attempts=2", "rl.group_size=2", "rl.episodes_per_iteration=4")
-    train(sim, str(tmp_path), "run", *overrides, "rl.success_low=0", "rl.success_high=0", "rl.iterations=3")
+def test_the_curriculum_counts_what_dynamic_sampling_drops(sim: SimPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of an even seed pass for informative here, as nobody swings this pendulum up by chance; the others are dropped."""
+    monkeypatch.setattr(groups, "success_rate", lambda group: 0.5 if group[0].spec.seed % 2 == 0 else 1.0)
+    overrides = ("objective.name=grpo", "rl.sampling_attempts=4", "rl.group_size=2", "rl.episodes_per_iteration=8")
+    train(sim, str(tmp_path), "run", *overrides, "rl.iterations=3")
     values = [values for _, values in records(tmp_path / "run")]
     counted = sum(n for v in values for key, n in v.items() if key.startswith("curriculum/episodes/"))
     assert counted == sum(v["rollout/episodes"] for v in values) - 2 * values[-1]["rollout/surplus_groups"]
