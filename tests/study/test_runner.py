@@ -22,6 +22,7 @@ from vla_rl.study import Study, load_study, run_study, write_comparison
 
 TIMED = ("time/", "speed/")
 SMALL = {
+    "task.shipped_states": 0.5,
     "rl.iterations": 3,
     "rl.episodes_per_iteration": 4,
     "rl.warmup_iterations": 1,
