@@ -39,15 +39,11 @@ class TaskConfig(Section):
     """Share of training episodes that start in the benchmark's shipped states 0-39; the others are sampled by seed."""
 
 
-class SimConfig(Section):
-    name: str = "libero"
-    """Which simulator."""
-    num_envs: Positive = 16
-    """Environments that advance together."""
-    num_workers: Positive | None = None
-    """Simulator processes; by default one a CPU core."""
+class SimOptions(Section):
+    """What a simulated environment is made with, to act in it or to make demonstrations."""
+
     cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
-    """Cameras that are rendered and that the policy sees."""
+    """Cameras that are rendered: what a policy sees, or what is recorded."""
     image_size: Positive = 64
     """Side of the rendered square images, px."""
     render_quality: Literal["exact", "fast"] = "fast"
@@ -56,6 +52,15 @@ class SimConfig(Section):
     """Samples a pixel: MSAA in exact pictures (4 is the benchmark's own), supersampling in fast ones; 1: none."""
     controller: Literal["exact", "fast"] = "exact"
     """exact: the benchmark's arm controller, bit for bit; fast: the same up to rounding, which contacts amplify."""
+
+
+class SimConfig(SimOptions):
+    name: str = "libero"
+    """Which simulator."""
+    num_envs: Positive = 16
+    """Environments that advance together."""
+    num_workers: Positive | None = None
+    """Simulator processes; by default one a CPU core."""
 
 
 class PolicyConfig(Section):
@@ -80,7 +85,7 @@ class DemonstrationConfig(Section):
     """Whether the expert's speed and route differ from episode to episode; from few episodes, one way is easier to clone."""
 
 
-class CollectSettings(Section):
+class CollectSettings(SimOptions):
     """A collection of demonstrations by the scripted expert, one file a task."""
 
     suite: str = "libero_object"
@@ -93,18 +98,10 @@ class CollectSettings(Section):
     """Of initial states, noise and driving style."""
     output: Path = Path("demonstrations")
     """Folder of the files."""
-    cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
-    """Cameras that are recorded; an empty list records none."""
     image_size: Positive = 128
     """Side of the square frames, px."""
     frame_stride: Positive = 1
     """Control steps between two frames; the length of a policy's chunk is enough for training it."""
-    render_quality: Literal["exact", "fast"] = "fast"
-    """As sim.render_quality."""
-    antialiasing: Positive = 4
-    """As sim.antialiasing."""
-    controller: Literal["exact", "fast"] = "exact"
-    """As sim.controller."""
     noise: Annotated[float, Field(ge=0)] = 0.1
     """Standard deviation of the noise on executed actions, in action units, so that cloning sees recoveries."""
     varied: bool = True

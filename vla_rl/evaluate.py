@@ -59,6 +59,11 @@ def pass_at_k(successes: int, episodes: int, k: int) -> float:
     return 1 - math.comb(episodes - successes, k) / math.comb(episodes, k)
 
 
+def ks_up_to(episodes: int) -> list[int]:
+    """The k of which pass@k is shown where every state has so many episodes: 1, 2, 4, ... and all of them."""
+    return sorted({2**i for i in range(episodes.bit_length())} | {episodes})
+
+
 @dataclass(frozen=True)
 class EpisodeOutcome:
     """What is kept of one evaluated episode."""
@@ -148,13 +153,12 @@ def pass_at_k_record(evaluation: Evaluation) -> dict[str, Any]:
         states.setdefault(outcome.spec, []).append(outcome)
     counts = [(sum(o.success for o in group), len(group)) for group in states.values()]
     most = min(episodes for _, episodes in counts)
-    ks = sorted({2**i for i in range(most.bit_length())} | {most})
     return {
         "name": evaluation.name,
         "step": evaluation.step,
         "temperature": evaluation.temperature,
         "policy_version": evaluation.policy_version,
-        "pass_at_k": {str(k): float(np.mean([pass_at_k(c, n, k) for c, n in counts])) for k in ks},
+        "pass_at_k": {str(k): float(np.mean([pass_at_k(c, n, k) for c, n in counts])) for k in ks_up_to(most)},
         "states": [{"spec": asdict(spec), "successes": c, "episodes": n} for spec, (c, n) in zip(states, counts, strict=True)],
         "seconds": round(evaluation.seconds, 2),
     }

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
@@ -63,16 +63,12 @@ class Run:
         """
         self.config = config
         self.directory = config.run.root / config.run.name
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.directory / ".lock").open("w")
-        except OSError as error:
-            raise RunError(f"cannot write the run directory {self.directory}: {error.strerror}; set run.root") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise RunError(f"another process is at work in {self.directory}; wait for it or set run.name") from None
+        self._lock = lock_directory(
+            self.directory,
+            "run directory",
+            "set run.root",
+            f"another process is at work in {self.directory}; wait for it or set run.name",
+        )
         try:
             self._claim()
         except BaseException:
@@ -85,12 +81,13 @@ class Run:
         if path.exists():
             if self.config.run.resume == "never":
                 raise RunError(f"{self.directory} exists already; set run.name, or run.resume=auto to continue it")
-            if conflicts := conflicting_keys(self.directory, self.config):
+            changed = changed_keys(self.directory, self.config)
+            if changed and has_results(self.directory):
                 raise RunError(
-                    f"{self.directory} was made with other values of {', '.join(sorted(conflicts))}; "
+                    f"{self.directory} was made with other values of {', '.join(sorted(changed))}; "
                     "set run.name to start a new run beside it, or give the same values to continue"
                 )
-            if differing_keys(load_config(path), self.config) - MAY_CHANGE:
+            if changed:
                 (self.directory / STOPPED).unlink(missing_ok=True)
         write_atomically(path, self.config.to_yaml())
         write_atomically(self.directory / "environment.json", json.dumps(describe_machine(), indent=1))
@@ -141,6 +138,25 @@ class Run:
         self.close()
 
 
+def lock_directory(directory: Path, name: str, mend: str, busy: str) -> TextIO:
+    """Make the directory and lock it against other processes until the file that is returned is closed.
+
+    Raises `RunError` where it cannot be written, which says what it is (`name`) and how to mend that, or with the message
+    `busy` where another process has the lock.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"cannot write the {name} {directory}: {error.strerror}; {mend}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RunError(busy) from None
+    return file
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small text file in one step, so that a kill leaves the old or the new one."""
     partial = path.with_name(path.name + ".partial")
@@ -165,15 +181,15 @@ def differing_keys(first: Config, second: Config) -> set[str]:
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
 
-def conflicting_keys(directory: Path, config: Config) -> set[str]:
-    """Dotted keys that forbid to continue the run in `directory` with `config`.
+def has_results(directory: Path) -> bool:
+    """Whether a run has made anything there yet; one that failed at its first step may be configured anew."""
+    return any(any((directory / name).glob("**/*")) for name in RESULTS)
 
-    None where nothing was made there yet: a run that failed at its first step may be configured anew.
-    """
+
+def changed_keys(directory: Path, config: Config) -> set[str]:
+    """Dotted keys that the run in `directory` has other values of, without those that a resumed run may set anew."""
     path = directory / "config.yaml"
-    if not path.exists() or not any(any((directory / name).glob("**/*")) for name in RESULTS):
-        return set()
-    return differing_keys(load_config(path), config) - MAY_CHANGE
+    return differing_keys(load_config(path), config) - MAY_CHANGE if path.exists() else set()
 
 
 def config_of(path: Path) -> Path:

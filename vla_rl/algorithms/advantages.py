@@ -104,8 +104,8 @@ def leave_one_out(returns: Float[Tensor, "B"], group_ids: Int[Tensor, "B"]) -> F
 
     0 for a single member, which has nobody to compare with.
     """
-    size = torch.unique(group_ids, return_inverse=True, return_counts=True)
-    count = size[2][size[1]].double()
+    _, group, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    count = sizes[group].double()
     centred = returns.double() - group_mean(returns.double(), group_ids)
     return (centred * count / (count - 1).clamp(min=1)).to(returns.dtype)
 
@@ -117,7 +117,7 @@ def group_centred(returns: Float[Tensor, "B"], group_ids: Int[Tensor, "B"], scal
     exact = returns.double()
     centred = exact - group_mean(exact, group_ids)
     if scale:
-        if len(exact) < 2 or bool(exact.max() - exact.min() <= SPREAD_TOLERANCE * exact.abs().max()):
+        if _is_flat(exact):
             return torch.zeros_like(returns)
         centred = centred / exact.std()
     return centred.to(returns.dtype)
@@ -131,7 +131,12 @@ def normalise(advantages: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"])
     """
     mask = mask.bool()
     valid = advantages[mask].double()
-    if valid.numel() < 2 or bool(valid.max() - valid.min() <= SPREAD_TOLERANCE * valid.abs().max()):
+    if _is_flat(valid):
         return torch.zeros_like(advantages)
     normalised = (advantages.double() - valid.mean()) / valid.std()
     return torch.where(mask, normalised, 0.0).to(advantages.dtype)
+
+
+def _is_flat(values: Float[Tensor, "K"]) -> bool:
+    """Whether values have no spread to scale by: fewer than two, or they differ by rounding only."""
+    return len(values) < 2 or bool(values.max() - values.min() <= SPREAD_TOLERANCE * values.abs().max())

@@ -86,7 +86,7 @@ def divergence(episodes: Episodes, gamma: float, lam: float, *, kind: str = "js"
     """
     assert episodes.log_ratio is not None
     score = episode_returns(episodes).double() / beta - episodes.log_ratio.double()
-    largest = torch.full_like(score, float(score.max()) if len(score) else 0.0)
+    largest = torch.empty_like(score)
     # Of each group apart, so that one with small scores is not rounded away beside another one.
     for identifier in episodes.groups.unique():
         largest[episodes.groups == identifier] = score[episodes.groups == identifier].max()

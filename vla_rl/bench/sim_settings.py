@@ -5,8 +5,9 @@ Legend: B environments, A actions of a chunk, D action size.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -87,9 +88,9 @@ class SimSettings:
         count = len(find_task(self.suite, self.task_id).initial_states())
         return [EpisodeSpec(self.suite, self.task_id, init_state_id=row % count) for row in range(self.num_envs)]
 
-    def fresh_spec(self, number: int) -> EpisodeSpec:
-        """A beginning that no other number has and no row: nothing about it can be remembered."""
-        return EpisodeSpec(self.suite, self.task_id, seed=1 + number)
+    def fresh_specs(self) -> Iterator[EpisodeSpec]:
+        """Beginnings, each another one and none that a row has: nothing about them can be remembered."""
+        return (EpisodeSpec(self.suite, self.task_id, seed=seed) for seed in itertools.count(1))
 
     def actions(self, chunk: int) -> Float32[np.ndarray, "B A D"]:
         """Uniform in [-1, 1]; those of a row depend on nothing but the seed, the row and the number of the chunk."""

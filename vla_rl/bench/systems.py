@@ -46,7 +46,7 @@ class PoolSystem:
     """`make_sim("libero")` as a user makes it."""
 
     def __init__(self, settings: SimSettings, render_quality: str, cameras: tuple[str, ...]) -> None:
-        self._settings, self._specs, self._resets = settings, settings.specs(), 0
+        self._specs, self._fresh = settings.specs(), settings.fresh_specs()
         self._sim = make_sim(
             "libero",
             num_envs=settings.num_envs,
@@ -65,8 +65,7 @@ class PoolSystem:
     def reset_times(self) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {"settled": [], "repeated": []}
         for number in range(RESETS):
-            spec = self._settings.fresh_spec(self._resets)
-            self._resets += 1
+            spec = next(self._fresh)
             for found in times.values():
                 begin = time.perf_counter()
                 self._sim.reset([spec], [number % len(self._specs)])
@@ -104,7 +103,7 @@ class PhysicsSystem:
         from vla_rl.sim.libero.backend import LiberoBackend
 
         self._backend = LiberoBackend(num_slots=1, cameras=(), controller=self.controller)
-        self._settings, self._specs, self._resets = settings, settings.specs(), 0
+        self._specs, self._fresh = settings.specs(), settings.fresh_specs()
 
     def restart(self) -> None:
         self._backend.reset(0, self._specs[0])
@@ -120,8 +119,7 @@ class PhysicsSystem:
         times: dict[str, list[float]] = {"settled": [], "unsettled": []}
         for number in range(2 * RESETS):
             kind, steps = ("settled", stepper.SETTLING_STEPS) if number % 2 else ("unsettled", 0)
-            spec = self._settings.fresh_spec(self._resets)
-            self._resets += 1
+            spec = next(self._fresh)
             with mock.patch.object(stepper, "SETTLING_STEPS", steps):
                 begin = time.perf_counter()
                 self._backend.reset(0, spec)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vla_rl.evaluate import pass_at_k
+from vla_rl.evaluate import ks_up_to, pass_at_k
 from vla_rl.report.charts import Chart, Curve, make_chart
 from vla_rl.report.run_files import RunFiles
 
@@ -21,7 +21,7 @@ def estimates(records: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float
         return {}
     most = min(episodes for _, episodes in counts)
     found = {}
-    for k in sorted({2**i for i in range(most.bit_length())} | {most}):
+    for k in ks_up_to(most):
         values = [pass_at_k(successes, episodes, k) for successes, episodes in counts]
         mean = sum(values) / len(values)
         variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)

@@ -24,6 +24,11 @@ class Gathered:
     attempts: int
 
     @property
+    def learned(self) -> list[Trajectory]:
+        """The episodes to learn from now, group after group."""
+        return [trajectory for group in self.groups for trajectory in group]
+
+    @property
     def sampled(self) -> list[Trajectory]:
         """All episodes that were run."""
         return [trajectory for group in self.drawn for trajectory in group]

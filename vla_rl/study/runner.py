@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +20,7 @@ from vla_rl.report.run_files import read_run
 from vla_rl.report.sections import rate_of
 from vla_rl.report.study_page import read_study, write_study_page
 from vla_rl.report.study_results import StudyRun, failure_line
-from vla_rl.run import RunError, conflicting_keys, write_atomically
+from vla_rl.run import RunError, changed_keys, has_results, lock_directory, write_atomically
 from vla_rl.study.definition import Job, Study
 
 WORKER = (sys.executable, "-m", "vla_rl.cli")
@@ -38,7 +37,8 @@ def run_study(study: Study, worker: Sequence[str] = WORKER) -> list[str]:
     Finished runs are skipped and interrupted ones continue where they were. Raises `RunError` where the folder of the study
     is in use or holds runs of other settings.
     """
-    with _lock(study.directory):
+    busy = f"another process runs the study in {study.directory}; wait for it or give this one a name"
+    with lock_directory(study.directory, "folder of the study", "set root", busy):
         _check_settings(study)
         write_atomically(study.directory / "study.yaml", study.definition)
         schedule = _Schedule(study, worker)
@@ -168,7 +168,7 @@ def _share_evaluation(job: Job, start: Job) -> None:
         specs = [entry["spec"] for entry in json.loads(source.read_text())[listed]]
         if len(specs) != wanted[folder] * len({spec["task_id"] for spec in specs}):
             continue
-        for video in (start.directory / "videos").glob("start_*.mp4"):
+        for video in (start.directory / "videos").glob("start_*.mp4") if folder == "evaluation" else ():
             (job.directory / "videos").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(video, job.directory / "videos" / video.name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,26 +177,11 @@ def _share_evaluation(job: Job, start: Job) -> None:
 
 def _check_settings(study: Study) -> None:
     for job in study.jobs:
-        if changed := conflicting_keys(job.directory, job.config):
+        if has_results(job.directory) and (changed := changed_keys(job.directory, job.config)):
             raise RunError(
                 f"{job.directory} was made with other values of {', '.join(sorted(changed))}; "
                 "give the study another name, the same values, or remove that folder"
             )
-
-
-@contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("w")
-    except OSError as error:
-        raise RunError(f"cannot write the folder of the study {directory}: {error.strerror}; set root") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"another process runs the study in {directory}; wait for it or give this one a name") from None
-        yield
 
 
 def _end_with_parent() -> None:

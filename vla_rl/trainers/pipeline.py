@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vla_rl.algorithms.composition import check_rounds, compose
 from vla_rl.collect import collect_demonstrations
-from vla_rl.config import CollectSettings, Config, ConfigError
+from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies import load_policy
@@ -51,7 +51,6 @@ def demonstrations(run: Run) -> list[Path]:
     if config.demonstrations.path is not None:
         path = config.demonstrations.path
         return sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
-    same = ("cameras", "image_size", "render_quality", "antialiasing", "controller")
     settings = CollectSettings(
         suite=config.task.suite,
         task_ids=chosen_tasks(config),
@@ -61,7 +60,7 @@ def demonstrations(run: Run) -> list[Path]:
         noise=config.demonstrations.noise,
         varied=config.demonstrations.varied,
         workers=config.sim.num_workers,
-        **{name: getattr(config.sim, name) for name in same},
+        **config.sim.model_dump(include=set(SimOptions.model_fields)),
     )
     return collect_demonstrations(settings)
 

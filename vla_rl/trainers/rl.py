@@ -104,18 +104,17 @@ def _decided(gathered: Gathered, turns: TurnBatch) -> list[FinishedEpisode]:
     """The episodes that a round has learned from, and those that dynamic sampling has dropped, which taught nothing: the
     surplus counts in the round that learns from it."""
     assert turns.advantages is not None
-    learned = [trajectory for group in gathered.groups for trajectory in group]
     kept = {id(group) for group in (*gathered.groups, *gathered.surplus)}
     dropped = [trajectory for group in gathered.drawn if id(group) not in kept for trajectory in group]
     nothing = np.zeros(sum(trajectory.num_turns for trajectory in dropped))
-    return finished_episodes([*learned, *dropped], np.concatenate([turns.advantages.numpy(), nothing]))
+    return finished_episodes([*gathered.learned, *dropped], np.concatenate([turns.advantages.numpy(), nothing]))
 
 
 def _last_values(learner: RlLearner, gathered: Gathered) -> torch.Tensor | None:
     """Values of the final observations, which only a critic's advantages need."""
     if not learner.objective.needs("critic"):
         return None
-    return final_values(learner.policy, [trajectory for group in gathered.groups for trajectory in group])
+    return final_values(learner.policy, gathered.learned)
 
 
 def _count(state: dict[str, Any], gathered: Gathered, stats: dict[str, float], config: RlConfig) -> None:
