@@ -16,10 +16,12 @@ from typing import Any
 from vla_rl.sim.base import SimError
 from vla_rl.sim.channel import Message, SharedArrays
 from vla_rl.sim.placement import rebalance
-from vla_rl.sim.worker_process import CLOSE_SECONDS, Command, WorkerProcess, WorkerSettings
+from vla_rl.sim.worker_process import CLOSE_SECONDS, KILLED, Command, WorkerProcess, WorkerSettings
 
-MAX_DEATHS = 3
-"""Deaths over the same environment within one request before that environment's episode is given up."""
+MAX_FAULTS = 3
+"""Crashes and hangs over the same environment within one request before that environment's episode is given up."""
+MAX_DEATHS = 10
+"""The same for deaths of any kind. Being killed says little about the episode that happened to be at work."""
 
 
 class Supervisor:
@@ -63,13 +65,15 @@ class Supervisor:
         """Do all commands, at most one a row, and call `on_reply` as answers come; returns when all are answered.
 
         An answer with "error" means that the row lost its episode: an exception in its environment (its traceback), or
-        it was at work in each of `MAX_DEATHS` deaths of its worker (the reason and the last lines that were printed).
+        it was at work when its worker died, `MAX_FAULTS` times by itself or `MAX_DEATHS` times in all (the reason and the last
+        lines that were printed).
         """
         self._on_reply = on_reply
         try:
             self._share_out(list(commands))
             for worker in self._active:
                 worker.deaths.clear()
+                worker.faults.clear()
                 if worker.process is not None and worker.process.poll() is not None:
                     self._bury(worker)
                 if worker.goals or worker.waiting or not self._has_started:
@@ -194,10 +198,12 @@ class Supervisor:
         head = worker.waiting[0] if worker.waiting else None
         row = head.row if isinstance(head, Command) else None
         status = self._bury(worker)
-        reason = reason or status
         worker.deaths[row] += 1
+        # A simulator that is killed in its start will be killed again: for want of memory, or by whoever does not want it.
+        worker.faults[row] += bool(reason) or status != KILLED or not self._has_started
+        reason = reason or status
         is_broken = not self._has_started and (status.startswith("exited") or "\n" in reason)
-        if worker.deaths[row] >= MAX_DEATHS or is_broken:
+        if worker.faults[row] >= MAX_FAULTS or worker.deaths[row] >= MAX_DEATHS or is_broken:
             printed = worker.last_lines()
             text = f"worker {worker.index} of {self.settings.backend} {reason}"
             if row is None and self._has_other_device(worker):

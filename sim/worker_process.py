@@ -20,6 +20,8 @@ CLOSE_SECONDS = 5.0
 """Time that a worker has to end by itself before it is killed."""
 _LOG_BYTES = 1 << 15
 _LOG_LINES = 20
+KILLED = "was killed by SIGKILL (out of memory?)"
+"""An end that a process does not bring about by an error of its own: somebody killed it, or the kernel for its memory."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class WorkerProcess:
     """Whether it has been given up; its rows live elsewhere."""
     deaths: Counter[int | None] = field(default_factory=Counter)
     """Deaths within the request, by the row at work; None: before any row."""
+    faults: Counter[int | None] = field(default_factory=Counter)
+    """Those among the deaths that nobody else caused."""
     last_beat: tuple[int, float] = (-1, 0.0)
     """Heartbeat and the time (s, monotonic) when it changed."""
 
@@ -216,6 +220,8 @@ def _describe_end(returncode: int | None) -> str:
         return "could not be killed"
     if returncode >= 0:
         return f"exited with status {returncode}"
+    if returncode == -signal.SIGKILL:
+        return KILLED
     try:
         return f"was killed by {signal.Signals(-returncode).name}"
     except ValueError:

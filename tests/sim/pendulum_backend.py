@@ -1,9 +1,9 @@
 """A small real simulator for the tests of the pool: a MuJoCo pendulum that must swing up, and the faults a simulator can have.
 
 `EpisodeSpec.task_id` is the time limit in control steps. `EpisodeSpec.suite` names a fault and where it strikes, as in
-"pendulum", "segfault in step 3", "hang in reset", "slow in reset" (2.5 s) or "raise in render"; `fault_file` limits it to one
-time: a fault strikes only where it can create that file. No worker starts on one of `broken_devices`, or only while
-`fault_file` does not exist.
+"pendulum", "segfault in step 3", "hang in reset", "slow in reset" (2.5 s) or "raise in render"; `fault_file`, which grows by
+a byte each time, limits it to `fault_times`. No worker starts on one of `broken_devices`, or only while `fault_file` does
+not exist.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class PendulumBackend:
         cameras: tuple[str, ...],
         image_size: int,
         fault_file: str | None = None,
+        fault_times: int = 1,
         broken_devices: tuple[str, ...] = (),
     ) -> None:
         device = os.environ.get("MUJOCO_EGL_DEVICE_ID")
@@ -60,7 +61,7 @@ class PendulumBackend:
         self._steps = [0] * num_slots
         os.environ.pop("MUJOCO_EGL_DEVICE_ID", None)  # the numbers of the tests' devices are made up
         self._renderer = mujoco.Renderer(self._model, image_size, image_size)
-        self._fault_file = fault_file
+        self._fault_file, self._fault_times = fault_file, fault_times
 
     def reset(self, slot: int, spec: EpisodeSpec) -> None:
         if spec.task_id < 1:
@@ -129,10 +130,10 @@ class PendulumBackend:
         if where != place:
             return
         if self._fault_file is not None:
-            try:
-                Path(self._fault_file).touch(exist_ok=False)
-            except FileExistsError:
-                return
+            with Path(self._fault_file).open("ab") as struck:
+                if struck.tell() >= self._fault_times:
+                    return
+                struck.write(b".")
         if fault == "raise":
             raise ValueError(f"the pendulum broke in {place}")
         if fault == "exit":

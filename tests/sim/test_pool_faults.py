@@ -76,6 +76,17 @@ def test_a_death_costs_no_episode(fault: str, reference: list[Turn], tmp_path: P
         assert sim.worker_pids[1] == pids[1] and sim.worker_pids[0] != pids[0]
 
 
+@pytest.mark.parametrize("place", ["reset", "step 6"])
+def test_nine_kills_within_one_request_cost_no_episode(place: str, reference: list[Turn], tmp_path: Path) -> None:
+    """Whoever kills workers does not mean the episode that was at work; three crashes of its own would end it."""
+    struck = tmp_path / "struck"
+    with make(fault_file=str(struck), fault_times=9) as sim:
+        turns = play(sim, with_fault(f"kill in {place}"))
+        assert struck.stat().st_size == 9
+        assert_same(turns, reference)
+        assert not any(turn.errors for turn in turns)
+
+
 @pytest.mark.parametrize("victims", [(0,), (0, 1)])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_workers_killed_or_stopped_between_chunks(victims: tuple[int, ...], how: signal.Signals, reference: list[Turn]) -> None:
@@ -117,14 +128,15 @@ def test_workers_killed_at_some_moment_of_a_long_chunk(delay: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "deaths", "reason"),
     [
-        ("segfault in step 6", "SIGSEGV"),
-        ("exit in step 6", "status 7.*\nthe pendulum says goodbye"),
-        ("hang in step 6", "2 s.*hang"),
+        ("segfault in step 6", 3, "SIGSEGV"),
+        ("exit in step 6", 3, "status 7.*\nthe pendulum says goodbye"),
+        ("hang in step 6", 3, "2 s.*hang"),
+        ("kill in step 6", 10, "SIGKILL .out of memory"),
     ],
 )
-def test_an_episode_that_always_kills_its_worker_is_given_up(fault: str, reason: str, reference: list[Turn]) -> None:
+def test_an_episode_that_always_kills_its_worker_is_given_up(fault: str, deaths: int, reason: str, reference: list[Turn]) -> None:
     with make(hang_timeout=2.0) as sim:
         turns = play(sim, with_fault(fault))
         # Chunks have 4 actions: step 6 lies in turn 1.
@@ -133,7 +145,7 @@ def test_an_episode_that_always_kills_its_worker_is_given_up(fault: str, reason:
         for turn in turns[1:]:
             assert list(turn.errors) == [2]
             assert not turn.executed[2].any() and not turn.rewards[2].any() and not turn.finished[2]
-        assert "3 deaths" in turns[1].errors[2]
+        assert f"{deaths} deaths" in turns[1].errors[2]
         assert re.search(reason, turns[1].errors[2], re.DOTALL), turns[1].errors[2]
         with pytest.raises(SimError, match="no episode"):
             sim.save_state(2)
