@@ -82,11 +82,31 @@ def sft(
 
 @app.command()
 def evaluate(words: Words = None) -> None:
-    """Success of a policy (that of a run directory, or policy.checkpoint=PATH) on held-out initial states."""
+    """Success of a policy (a run directory's, policy.checkpoint=PATH or policy.server=URL) on held-out initial states."""
     from vla_rl.trainers import pipeline
 
     config, path = _load(words)
     Console().print(f"evaluation: {pipeline.evaluate_policy(config, path)}", soft_wrap=True)
+
+
+@app.command()
+def serve(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN [KEY=VALUE]...", help="A run directory, checkpoint or policy folder; port=8000 max_batch=8"),
+    ] = None,
+) -> None:
+    """A policy behind a websocket, for robots and evaluations on other machines (openpi's protocol); SIGTERM drains it."""
+    from vla_rl.config import ConfigError, load_section
+    from vla_rl.serve.settings import ServeSettings
+
+    path, overrides = _split(words)
+    settings = load_section(ServeSettings, None, overrides)
+    if path is None:
+        raise ConfigError("which policy? give a run directory, a checkpoint or a policy folder: vla-rl serve RUN")
+    from vla_rl.serve.server import serve_policy
+
+    serve_policy(path, settings)
 
 
 @app.command()
