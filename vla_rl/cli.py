@@ -246,6 +246,27 @@ def bench_soak(
         raise typer.Exit(1)
 
 
+@bench.command("serve")
+def bench_serve(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A policy, by default a tiny random one; settings of the server."),
+    ] = None,
+    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients, separated by commas.")] = "1,2,4,8",
+    requests: Annotated[int, typer.Option(min=1, help="Of each client.")] = 200,
+    image_size: Annotated[int, typer.Option(min=1, help="Side of the square images that are sent, px.")] = 128,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Latency (p50, p99) and requests/s of `vla-rl serve` with concurrent clients, beside local inference."""
+    from vla_rl.bench import serve
+    from vla_rl.bench.output import show
+
+    path, overrides = _split(words)
+    found = serve.measure(path, overrides, serve.client_counts(clients), requests, image_size)
+    show(serve.tables(found), serve.to_dict(found), json_path, as_markdown)
+
+
 @app.command()
 def doctor() -> None:
     """Check GL, simulators, GPU, ROS, and say how to mend what is missing."""

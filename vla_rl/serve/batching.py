@@ -19,7 +19,7 @@ R = TypeVar("R", bound=Batchable)
 A = TypeVar("A")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting(Generic[R, A]):
     request: R
     answer: asyncio.Future[tuple[A, float]]

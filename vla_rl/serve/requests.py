@@ -26,7 +26,7 @@ OPENPI_STATE, OPENPI_PROMPT = "observation/state", "prompt"
 """Keys of openpi's LIBERO clients; the images are those of the policy's first and second camera."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
     """One checked observation."""
 

@@ -36,7 +36,7 @@ class PolicyClient:
         try:
             self._connection = connect(
                 url, compression=None, max_size=_MAX_ANSWER, additional_headers=headers, open_timeout=timeout, proxy=None
-            )
+            ).__enter__()
         except InvalidURI:
             raise WireError(f"{url!r} is no address of a policy server; write ws://HOST:PORT") from None
         except InvalidStatus as error:
