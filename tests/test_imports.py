@@ -35,6 +35,7 @@ def test_the_links_are_relative_and_committed(name: str) -> None:
         ("vla_rl.robot", ("torch", "mujoco", "libero", "robosuite", "transformers")),
         ("vla_rl.types", ("torch", "mujoco", "libero", "transformers")),
         ("vla_rl.sim", ("torch", "mujoco", "libero", "robosuite", "transformers")),
+        ("vla_rl.wire", ("torch", "mujoco", "libero", "transformers")),
         ("vla_rl.config", ("torch", "mujoco", "transformers")),
         ("vla_rl.cli", ("torch", "mujoco", "transformers")),
     ],

@@ -82,11 +82,31 @@ def sft(
 
 @app.command()
 def evaluate(words: Words = None) -> None:
-    """Success of a policy (that of a run directory, or policy.checkpoint=PATH) on held-out initial states."""
+    """Success of a policy (a run directory's, policy.checkpoint=PATH or policy.server=URL) on held-out initial states."""
     from vla_rl.trainers import pipeline
 
     config, path = _load(words)
     Console().print(f"evaluation: {pipeline.evaluate_policy(config, path)}", soft_wrap=True)
+
+
+@app.command()
+def serve(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN [KEY=VALUE]...", help="A run directory, checkpoint or policy folder; port=8000 max_batch=8"),
+    ] = None,
+) -> None:
+    """A policy behind a websocket, for robots and evaluations on other machines (openpi's protocol); SIGTERM drains it."""
+    from vla_rl.config import ConfigError, load_section
+    from vla_rl.serve.settings import ServeSettings
+
+    path, overrides = _split(words)
+    settings = load_section(ServeSettings, None, overrides)
+    if path is None:
+        raise ConfigError("which policy? give a run directory, a checkpoint or a policy folder: vla-rl serve RUN")
+    from vla_rl.serve.server import serve_policy
+
+    serve_policy(path, settings)
 
 
 @app.command()
@@ -224,6 +244,27 @@ def bench_soak(
     show(soak.tables(outcome), soak.to_dict(outcome), json_path, as_markdown)
     if not all(target.met is not False for target in soak.targets(outcome)):
         raise typer.Exit(1)
+
+
+@bench.command("serve")
+def bench_serve(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A policy, by default a tiny random one; settings of the server."),
+    ] = None,
+    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients, separated by commas.")] = "1,2,4,8",
+    requests: Annotated[int, typer.Option(min=1, help="Of each client.")] = 200,
+    image_size: Annotated[int, typer.Option(min=1, help="Side of the square images that are sent, px.")] = 128,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Latency (p50, p99) and requests/s of `vla-rl serve` with concurrent clients, beside local inference."""
+    from vla_rl.bench import serve
+    from vla_rl.bench.output import show
+
+    path, overrides = _split(words)
+    found = serve.measure(path, overrides, serve.client_counts(clients), requests, image_size)
+    show(serve.tables(found), serve.to_dict(found), json_path, as_markdown)
 
 
 @app.command()

@@ -68,6 +68,8 @@ class PolicyConfig(Section):
     """Architecture of a policy built from scratch."""
     checkpoint: Path | None = None
     """Start from this policy (a run or a checkpoint directory) instead of the supervised start."""
+    server: str | None = None
+    """Evaluate the policy behind this address (ws://HOST:PORT, of `vla-rl serve`) instead of a local one."""
     chunk_length: Positive = 8
     """Low-level actions a turn."""
     value_gradient: bool = False

@@ -16,7 +16,7 @@ import torch
 from rich.table import Table
 
 from vla_rl.metrics import Stopwatch
-from vla_rl.policies.base import Policy
+from vla_rl.policies.base import ActingPolicy
 from vla_rl.rollout.collector import run_episodes
 from vla_rl.sim.base import VectorSim
 from vla_rl.types import EpisodeSpec, Trajectory
@@ -180,7 +180,7 @@ def _rate(group: Sequence[EpisodeOutcome]) -> dict[str, Any]:
 
 
 def evaluate(
-    policy: Policy,
+    policy: ActingPolicy,
     sim: VectorSim,
     specs: Iterable[EpisodeSpec],
     *,

@@ -5,7 +5,7 @@ Legend: B observations (or turns), A actions of a chunk, D action size, L = A*D 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -32,11 +32,12 @@ class ActionEvaluation:
     values: Float[Tensor, "B"]
 
 
-class Policy(Protocol):
-    """A token policy with a value function.
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""What a policy draws from: one for a batch, or one for each observation, whose draw then does not depend on the others."""
 
-    `act` and `evaluate_actions` run the same forward pass, so that log-probs of an unchanged policy agree.
-    """
+
+class ActingPolicy(Protocol):
+    """What chooses action chunks, here or behind a server."""
 
     chunk_length: int
     action_dim: int
@@ -44,9 +45,16 @@ class Policy(Protocol):
     version: int
     """Counts the updates; stamped on every chunk, so that a rollout with stale weights is seen."""
 
-    def act(self, observation: Observation, temperature: float, generator: torch.Generator | None = None) -> ActionChunk:
+    def act(self, observation: Observation, temperature: float, generator: Generators = None) -> ActionChunk:
         """Choose chunks; temperature 0 is greedy. Runs without gradient, in evaluation mode."""
         ...
+
+
+class Policy(ActingPolicy, Protocol):
+    """A token policy with a value function.
+
+    `act` and `evaluate_actions` run the same forward pass, so that log-probs of an unchanged policy agree.
+    """
 
     def evaluate_actions(
         self, observation: Observation, tokens: Int64[np.ndarray, "B L"] | Tensor, temperature: float

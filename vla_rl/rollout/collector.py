@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vla_rl.metrics import Stopwatch
-from vla_rl.policies.base import Policy
+from vla_rl.policies.base import ActingPolicy
 from vla_rl.sim.base import SimError, VectorSim
 from vla_rl.types import ActionChunk, EpisodeSpec, Observation, Trajectory, Turn
 
@@ -74,7 +74,7 @@ class _Episode:
 
 def run_episodes(
     sim: VectorSim,
-    policy: Policy,
+    policy: ActingPolicy,
     specs: Sequence[EpisodeSpec],
     temperature: float,
     generator: torch.Generator | None = None,
@@ -128,7 +128,7 @@ def _refill(sim: VectorSim, queue: deque[_Episode], slots: dict[int, _Episode], 
 
 def collect(
     sim: VectorSim,
-    policy: Policy,
+    policy: ActingPolicy,
     specs: Sequence[EpisodeSpec],
     temperature: float,
     generator: torch.Generator | None = None,

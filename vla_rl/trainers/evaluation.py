@@ -11,7 +11,7 @@ from rich.console import Console
 from vla_rl.config import Config
 from vla_rl.curriculum import held_out_specs, validation_specs
 from vla_rl.evaluate import evaluate, pass_at_k_record, record_videos, write_json
-from vla_rl.policies.base import Policy
+from vla_rl.policies.base import ActingPolicy, Policy
 from vla_rl.progress import Progress
 from vla_rl.run import Run
 from vla_rl.sim.base import VectorSim
@@ -22,7 +22,7 @@ def evaluate_and_save(
     directory: Path,
     config: Config,
     sim: VectorSim,
-    policy: Policy,
+    policy: ActingPolicy,
     specs: Sequence[EpisodeSpec],
     name: str,
     step: int,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from vla_rl.algorithms.composition import check_rounds, compose
@@ -11,14 +13,17 @@ from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies import load_policy
+from vla_rl.policies.base import ActingPolicy
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.policies.openvla.presets import check_preset
+from vla_rl.policies.remote import RemotePolicy
 from vla_rl.report import write_report
 from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim import VectorSim, make_sim
 from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
 from vla_rl.trainers.rl import train_rl
 from vla_rl.trainers.sft import train_sft
+from vla_rl.wire import TOKEN_VARIABLE
 
 
 def open_sim(config: Config) -> VectorSim:
@@ -82,6 +87,8 @@ def check(config: Config) -> tuple[int, ...]:
     """The tasks of a configuration, after a look at all that would otherwise fail only after minutes of work."""
     from vla_rl.sim.libero.pictures import check_pictures
 
+    if config.policy.server is not None:
+        raise ConfigError("policy.server is for evaluations; training changes a policy of its own: leave it out")
     choose_device(config.run.device)
     check_preset(config.policy.preset)
     check_pictures(config.sim.render_quality, config.sim.antialiasing)
@@ -123,17 +130,26 @@ def train(config: Config) -> Path:
 
 
 def evaluate_policy(config: Config, path: Path | None) -> Path:
-    """Evaluate `policy.checkpoint`, or else the newest policy of the run directory `path`, on the held-out list of the
-    configured tasks; returns the JSON's path, in the run directory."""
+    """Evaluate the policy behind `policy.server`, that of `policy.checkpoint`, or else the newest one of the run directory
+    `path`, on the held-out list of the configured tasks; returns the JSON's path, in the run directory."""
     set_threads(config.run.threads)
+    with _policy_to_evaluate(config, path) as policy:
+        task_ids, evaluation = chosen_tasks(config), config.evaluation
+        mode = "greedy" if evaluation.temperature == 0 else f"temperature_{evaluation.temperature:g}"
+        name = f"{config.task.suite}_{'_'.join(map(str, task_ids))}_{mode}_{evaluation.episodes}_version_{policy.version}"
+        directory = config.run.root / config.run.name
+        with closing(open_sim(config)) as sim:
+            specs = held_out_specs(config.task.suite, task_ids, evaluation.episodes)
+            return evaluate_and_save(directory, config, sim, policy, specs, name, policy.version, evaluation.videos)
+
+
+@contextmanager
+def _policy_to_evaluate(config: Config, path: Path | None) -> Iterator[ActingPolicy]:
+    if config.policy.server is not None:
+        with closing(RemotePolicy(config.policy.server, os.environ.get(TOKEN_VARIABLE))) as remote:
+            yield remote
+        return
     source = config.policy.checkpoint or path
     if source is None or source.is_file():
-        raise ConfigError("there is no policy to evaluate; give a run directory, or policy.checkpoint=PATH")
-    policy = load_policy(source, choose_device(config.run.device))
-    task_ids, evaluation = chosen_tasks(config), config.evaluation
-    mode = "greedy" if evaluation.temperature == 0 else f"temperature_{evaluation.temperature:g}"
-    name = f"{config.task.suite}_{'_'.join(map(str, task_ids))}_{mode}_{evaluation.episodes}_version_{policy.version}"
-    directory = config.run.root / config.run.name
-    with closing(open_sim(config)) as sim:
-        specs = held_out_specs(config.task.suite, task_ids, evaluation.episodes)
-        return evaluate_and_save(directory, config, sim, policy, specs, name, policy.version, evaluation.videos)
+        raise ConfigError("there is no policy to evaluate; give a run directory, policy.checkpoint=PATH or policy.server=URL")
+    yield load_policy(source, choose_device(config.run.device))

@@ -1,0 +1,1 @@
+"""A policy behind a websocket: openpi's protocol, dynamic batching, limits."""
