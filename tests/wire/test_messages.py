@@ -121,7 +121,17 @@ def test_declared_sizes_take_no_memory() -> None:
     assert peak < 40 << 20
 
 
-@pytest.mark.parametrize("value", [object(), np.array([object()]), np.array([1j]), {1, 2}, 1 << 70, {"a": lambda: 0}], ids=repr)
+_NO_PLACE = {
+    "object": object(),
+    "objects": np.array([object()]),
+    "complex": np.array([1j]),
+    "set": {1, 2},
+    "long integer": 1 << 70,
+    "function": {"a": lambda: 0},
+}
+
+
+@pytest.mark.parametrize("value", _NO_PLACE.values(), ids=_NO_PLACE)
 def test_what_has_no_place_in_a_message_is_not_sent(value: Any) -> None:
     with pytest.raises(WireError, match="cannot send this"):
         encode(value)
