@@ -17,12 +17,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vla_rl.policies.base import ActionEvaluation, PolicyError
-from vla_rl.policies.openvla import checkpoint
+from vla_rl.policies.openvla import checkpoint, original_format
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
 from vla_rl.policies.openvla.config import OpenVLAConfig
 from vla_rl.policies.openvla.evaluation_images import evaluation_images
 from vla_rl.policies.openvla.images import to_model_images, turn
 from vla_rl.policies.openvla.modeling import OpenVLAModel, PolicyInputs
+from vla_rl.policies.openvla.original_config import CheckpointOptions
+from vla_rl.policies.openvla.original_format import Original
 from vla_rl.policies.openvla.prompts import PromptTokenizer
 from vla_rl.types import ActionChunk, Observation
 
@@ -37,8 +39,15 @@ class OpenVLAPolicy:
     """
 
     def __init__(
-        self, config: OpenVLAConfig, prompts: PromptTokenizer, statistics: ActionStatistics, model: OpenVLAModel, version: int = 0
+        self,
+        config: OpenVLAConfig,
+        prompts: PromptTokenizer,
+        statistics: ActionStatistics,
+        model: OpenVLAModel,
+        version: int = 0,
+        original: Original | None = None,
     ) -> None:
+        """`original` is what a checkpoint in OpenVLA's own format holds beside; such a policy is saved in that format."""
         if statistics.action_dim != config.action_dim:
             raise PolicyError(f"action statistics have {statistics.action_dim} dimensions, the policy {config.action_dim}")
         self.config = config
@@ -46,6 +55,7 @@ class OpenVLAPolicy:
         self.statistics = statistics
         self.model = model
         self.version = version
+        self.original = original
         self.action_tokens = ActionTokenizer(config.vocab_size, statistics)
         self.cameras = config.cameras
         self.chunk_length = config.chunk_length
@@ -279,17 +289,33 @@ class OpenVLAPolicy:
     def frozen_copy(self) -> OpenVLAPolicy:
         """A policy with the same weights that shares none of them and takes no gradient."""
         model = copy.deepcopy(self.model).requires_grad_(False).eval()
-        return OpenVLAPolicy(self.config, self.prompts, self.statistics, model, self.version)
+        return OpenVLAPolicy(self.config, self.prompts, self.statistics, model, self.version, self.original)
 
     def save(self, path: Path) -> None:
-        """Write config.json, tokenizer.json, action_statistics.json and model.safetensors into the folder `path`."""
-        checkpoint.write(Path(path), self.config, self.prompts, self.statistics, self.model, self.version)
+        """Write the policy into the folder `path`: in the format of the checkpoint that it comes from, or as config.json,
+        tokenizer.json, action_statistics.json and model.safetensors."""
+        if self.original is not None:
+            original_format.write(Path(path), self.config, self.original, self.state_dict(), self.version)
+        else:
+            checkpoint.write(Path(path), self.config, self.prompts, self.statistics, self.model, self.version)
 
     @staticmethod
-    def load(path: Path, device: torch.device | str = "cpu") -> OpenVLAPolicy:
-        """What `save` wrote, in evaluation mode. Raises `PolicyError` as `vla_rl.policies.load_policy` does."""
-        config, prompts, statistics, model, version = checkpoint.read(checkpoint.find(Path(path)))
-        return OpenVLAPolicy(config, prompts, statistics, model, version).to(device).eval()
+    def load(
+        path: Path,
+        device: torch.device | str = "cpu",
+        options: CheckpointOptions | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> OpenVLAPolicy:
+        """What `save` wrote, or an original checkpoint, in evaluation mode; see `vla_rl.policies.load_policy`."""
+        folder = checkpoint.find(Path(path))
+        if original_format.is_original(folder):
+            found = original_format.read(folder, options or CheckpointOptions(), device, dtype)
+            parts = found.config, found.prompts, found.statistics, found.model, found.version
+            return OpenVLAPolicy(*parts, original=found.original).eval()
+        policy = OpenVLAPolicy(*checkpoint.read(folder)).to(device).eval()
+        if dtype is not None:
+            policy.model.to(dtype)
+        return policy
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[None]:
