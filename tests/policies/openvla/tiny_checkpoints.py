@@ -27,7 +27,7 @@ MEANS = {"dinov2": (0.484375, 0.455078125, 0.40625), "siglip": (0.5, 0.5, 0.5)}
 STDS = {"dinov2": (0.228515625, 0.2236328125, 0.224609375), "siglip": (0.5, 0.5, 0.5)}
 KINDS = {"dinosiglip-vit-so-224px": ("dinov2", "siglip"), "siglip-vit-so400m": ("siglip",), "dinov2-vit-l": ("dinov2",)}
 INSTRUCTION = "Put the bowl on the plate"
-WORDS = "In : What action should the robot take to put the bowl on plate ? Out lift cube".split()
+WORDS = ["In", ":", "What", "action", "should", "the", "robot", "take", "to", "put", "the", "bowl", "on", "plate", "?", "Out", "lift", "cube"]
 ACTION_DIM, PROPRIO_DIM = 7, 8
 
 
@@ -193,7 +193,7 @@ def vocabulary() -> dict[str, int]:
 
 def prompt_ids() -> list[int]:
     """<s> and the prompt of `INSTRUCTION`; the originals add token 29871 themselves."""
-    words = "In : What action should the robot take to put the bowl on the plate ? Out :".split()
+    words = ["In", ":", "What", "action", "should", "the", "robot", "take", "to", "put", "the", "bowl", "on", "the", "plate", "?", "Out", ":"]
     return [1, *(vocabulary()[word] for word in words)]
 
 
