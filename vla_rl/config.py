@@ -74,7 +74,7 @@ class PolicyConfig(Section):
     decoding: Literal["parallel", "autoregressive"] | None = None
     """Of `path`: whether its action tokens come in one pass (OpenVLA-OFT) or one by one; by default told from its files."""
     attention: Literal["full", "causal"] | None = None
-    """Of `path`, decoding in parallel: full unless it was trained with stock transformers or FlashAttention-2, which is causal."""
+    """Of `path`, decoding in parallel: full, or causal where it was trained with stock transformers or FlashAttention-2."""
     centre_crop: bool = True
     """Of `path`: crop images as for all checkpoints that were trained with image augmentation."""
     dtype: Literal["float32", "bfloat16"] | None = None

@@ -165,8 +165,10 @@ def _language(record: dict[str, Any]) -> tuple[LanguageConfig, int]:
     """The decoder and the rows of its embedding tables."""
     text = record.get("text_config") or {}
     if text.get("model_type", "llama") != "llama" or text.get("rope_scaling"):
-        raise PolicyError(f"the language model is {text.get('model_type')!r} (llm_backbone_id {record.get('llm_backbone_id')!r}); "
-                          "only Llama without rope_scaling can be read")  # fmt: skip
+        raise PolicyError(
+            f"the language model is {text.get('model_type')!r} (llm_backbone_id {record.get('llm_backbone_id')!r}); "
+            "only Llama without rope_scaling can be read"
+        )
     if record.get("n_action_bins", NUM_ACTION_TOKENS) != NUM_ACTION_TOKENS:
         raise PolicyError(f"n_action_bins is {record['n_action_bins']}; only {NUM_ACTION_TOKENS} can be read")
     value = _LLAMA | text
