@@ -320,7 +320,7 @@ def test_commands_describe_convert_and_verify(checkpoints: Checkpoints, tmp_path
     done = run.invoke(app, ["model", "convert", source, target, "--decoding", "parallel", "--dtype", "bfloat16"])
     assert done.exit_code == 0, done.output
     found = describe(target, CheckpointOptions())
-    assert (found.config.decoding, found.config.chunk_length, set(found.stored)) == ("parallel", 8, {"BF16", "F32"})
+    assert (found.config.decoding, found.config.chunk_length, set(found.stored)) == ("parallel", 8, {"BF16"})
     assert json.loads(run.invoke(app, ["model", "info", target, "--json"]).output)["unnorm_key"] == "libero_spatial_no_noops"
     assert run.invoke(app, ["model", "verify", target]).exit_code == 0
     again = run.invoke(app, ["model", "convert", source, target])

@@ -140,7 +140,7 @@ def read(folder: Path, options: CheckpointOptions, device: torch.device | str, d
     if incomplete:
         raise PolicyError(f"{folder} has no tensor {incomplete[0]}: a file of the checkpoint is missing or incomplete")
     model.rebuild_buffers(device)
-    unused = {name: files.get(name, "cpu") for name in files.names if name not in names}
+    unused = {name: files.get(name, "cpu", dtype) for name in files.names if name not in names}
     original = Original(**{**vars(original), "unused": unused})
     return Loaded(config, prompts, statistics, model, version, original)
 

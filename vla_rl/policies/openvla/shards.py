@@ -67,9 +67,9 @@ class TensorFiles:
                 )
 
     def get(self, name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
-        """One tensor, in memory of its own."""
+        """One tensor, in memory of its own; `dtype` is for floating-point ones."""
         tensor = self._open[self._where[name]].get_tensor(name)
-        target = tensor.to(device=device, dtype=dtype)
+        target = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         # A view into the mapped file would change with it.
         return target.clone() if target.data_ptr() == tensor.data_ptr() else target
 
