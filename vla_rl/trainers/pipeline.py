@@ -8,11 +8,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from vla_rl.algorithms.composition import check_rounds, compose
+from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.collect import collect_demonstrations
 from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
-from vla_rl.policies import load_policy
+from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.base import ActingPolicy
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.policies.openvla.presets import check_preset
@@ -22,7 +23,7 @@ from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim import VectorSim, make_sim
 from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
 from vla_rl.trainers.rl import train_rl
-from vla_rl.trainers.sft import train_sft
+from vla_rl.trainers.sft import given_policy, train_sft
 from vla_rl.wire import TOKEN_VARIABLE
 
 
@@ -70,16 +71,18 @@ def demonstrations(run: Run) -> list[Path]:
     return collect_demonstrations(settings)
 
 
-def demonstrated_chunks(run: Run) -> ChunkDataset:
+def demonstrated_chunks(run: Run, chunk_length: int) -> ChunkDataset:
     """The run's demonstrations as samples, for objectives that go on learning from them."""
-    return ChunkDataset.load(demonstrations(run), run.config.sim.cameras, run.config.policy.chunk_length)
+    return ChunkDataset.load(demonstrations(run), run.config.sim.cameras, chunk_length)
 
 
 def supervised_start(run: Run) -> OpenVLAPolicy:
-    """The policy that RL begins with: `policy.checkpoint`, or one cloned from demonstrations in this run."""
+    """The policy that RL begins with: `policy.checkpoint`, `policy.path`, or one cloned from demonstrations in this run."""
     device = choose_device(run.config.run.device)
     if run.config.policy.checkpoint is not None:
         return load_policy(run.config.policy.checkpoint, device)
+    if run.config.policy.path is not None and latest_checkpoint(run.checkpoints("sft")) is None:
+        return given_policy(run.config, device)
     return train_sft(run, lambda: demonstrations(run), device)
 
 
@@ -101,7 +104,7 @@ def clone(config: Config, evaluate: bool = False) -> Path:
     set_threads(config.run.threads)
     task_ids = check(config)
     with Run(config) as run:
-        policy = supervised_start(run)
+        policy = train_sft(run, lambda: demonstrations(run), choose_device(config.run.device))
         if evaluate:
             with closing(open_sim(config)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
@@ -119,10 +122,12 @@ def train(config: Config) -> Path:
     with Run(config) as run:
         try:
             policy = supervised_start(run)
+            if policy.why_no_token_training:
+                raise PolicyError(f"{config.policy.path or config.policy.checkpoint}: {policy.why_no_token_training}")
             with closing(open_sim(config)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
                 write_report(run.directory)
-                rounds = train_rl(run, sim, policy, task_ids, lambda: demonstrated_chunks(run))
+                rounds = train_rl(run, sim, policy, task_ids, lambda: demonstrated_chunks(run, policy.chunk_length))
                 evaluate_held_out(run, sim, policy, task_ids, "final", rounds)
         finally:
             report = write_report(run.directory)
@@ -130,8 +135,11 @@ def train(config: Config) -> Path:
 
 
 def evaluate_policy(config: Config, path: Path | None) -> Path:
-    """Evaluate the policy behind `policy.server`, that of `policy.checkpoint`, or else the newest one of the run directory
-    `path`, on the held-out list of the configured tasks; returns the JSON's path, in the run directory."""
+    """Evaluate a policy on the held-out list of the configured tasks; returns the JSON's path, in the run directory.
+
+    It is the one behind `policy.server`, that of `policy.checkpoint`, the newest one of the run directory `path`, or that of
+    `policy.path`, whichever comes first.
+    """
     set_threads(config.run.threads)
     with _policy_to_evaluate(config, path) as policy:
         task_ids, evaluation = chosen_tasks(config), config.evaluation
@@ -149,7 +157,12 @@ def _policy_to_evaluate(config: Config, path: Path | None) -> Iterator[ActingPol
         with closing(RemotePolicy(config.policy.server, os.environ.get(TOKEN_VARIABLE))) as remote:
             yield remote
         return
-    source = config.policy.checkpoint or path
-    if source is None or source.is_file():
-        raise ConfigError("there is no policy to evaluate; give a run directory, policy.checkpoint=PATH or policy.server=URL")
-    yield load_policy(source, choose_device(config.run.device))
+    source, device = config.policy.checkpoint or path, choose_device(config.run.device)
+    if source is not None and not source.is_file():
+        yield load_policy(source, device)
+    elif config.policy.path is not None:
+        yield given_policy(config, device)
+    else:
+        raise ConfigError(
+            "there is no policy to evaluate; give a run directory, policy.checkpoint=PATH, policy.path=PATH or policy.server=URL"
+        )
