@@ -26,8 +26,8 @@ PALM = 0.034
 PALM_HALF = (0.105, 0.034)
 """Half size of the hand along and across the finger axis."""
 CLEARANCE = 0.004
-DEPTHS = (0.03, 0.014)
-"""How far below its top an object may be gripped: deep for stability, shallow where a wall slopes."""
+DEPTHS = (0.03, 0.022, 0.014)
+"""How far below its top an object may be gripped: deep for stability, shallow where a wall slopes or the hand has no room."""
 SHALLOWEST = 0.004
 COMFORTABLE_STRETCH = 0.66
 """Distance from shoulder to wrist, m, beyond which the arm stiffens."""
