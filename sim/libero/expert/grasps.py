@@ -26,14 +26,15 @@ PALM = 0.034
 PALM_HALF = (0.105, 0.034)
 """Half size of the hand along and across the finger axis."""
 CLEARANCE = 0.004
-DEPTHS = (0.03, 0.014)
-"""How far below its top an object may be gripped: deep for stability, shallow where a wall slopes."""
+DEPTHS = (0.03, 0.022, 0.018, 0.014)
+"""How far below its top an object may be gripped: deep for stability, shallow where a wall slopes or the hand has no room."""
 SHALLOWEST = 0.004
 COMFORTABLE_STRETCH = 0.66
 """Distance from shoulder to wrist, m, beyond which the arm stiffens."""
 SPACING = 0.004
 MAP_SPACING = 0.002
-RETRY_RADIUS = 0.015
+RETRY_RADIUS, RETRY_DEPTH = 0.015, 0.01
+"""A grasp so near a failed one, and so nearly as deep, counts as the same."""
 YAWS = (0.0, np.pi / 4, -np.pi / 4, np.pi / 2)
 MORE_YAWS = tuple(step * np.pi / 12 for step in (1, -1, 2, -2, 4, -4, 5, -5))
 """Tried where none of the first fits, beside walls and other objects."""
@@ -99,11 +100,12 @@ def plan_grasp(scene: SceneView, name: str, destination: Float64[np.ndarray, "3"
     for shift in (np.zeros(3), destination - box.centre):
         stretch = scene.stretch_at(np.concatenate([centres, np.full((len(centres), 1), box.high[2])], axis=1) + shift)
         preference += 0.05 * stretch + 0.5 * np.maximum(stretch - COMFORTABLE_STRETCH, 0.0)
+    slopes = np.array([scene.palm_slope(np.array([*centre, box.high[2]])) for centre in centres])
     best: tuple[float, np.ndarray, float, float] | None = None
     for filled, yaws in itertools.product((True, False), (YAWS, MORE_YAWS)):
         if best is not None:
             break
-        best = _best_of(scene, name, own, others, centres, preference, failed, yaws, filled)
+        best = _best_of(scene, name, own, others, centres, preference, failed, yaws, filled, slopes)
     if best is None:
         raise ExpertError(f"no top-down grasp of {name!r} is free: it is too wide for the gripper or walled in")
     position, rotation = scene.position(name), scene.rotation(name)
@@ -120,16 +122,17 @@ def _best_of(
     failed: Sequence[Grasp],
     yaws: Sequence[float],
     filled: bool,
+    slopes: np.ndarray,
 ) -> tuple[float, np.ndarray, float, float] | None:
     """Score, position, yaw and depth of the best candidate, or None; `filled` as in `_rate`."""
     best: tuple[float, np.ndarray, float, float] | None = None
     for yaw, deepest in itertools.product(yaws, DEPTHS):
-        score, height, depth = _rate(own, others, centres, yaw, deepest, filled)
+        score, height, depth = _rate(own, others, centres, yaw, deepest, filled, slopes)
         score = score - 0.05 * abs(yaw) - preference
         for grasp in failed:
             tried = scene.position(name) + scene.rotation(name) @ grasp.offset
             near = np.linalg.norm(centres - tried[:2], axis=1) < RETRY_RADIUS
-            score = score - 0.1 * (near & (grasp.yaw == yaw) & (abs(grasp.depth - depth) < CLEARANCE))
+            score = score - 0.1 * (near & (grasp.yaw == yaw) & (abs(grasp.depth - depth) < RETRY_DEPTH))
         winner = int(score.argmax())
         if np.isfinite(score[winner]) and (best is None or score[winner] > best[0]):
             best = float(score[winner]), np.array([*centres[winner], height[winner]]), yaw, float(depth[winner])
@@ -137,11 +140,18 @@ def _best_of(
 
 
 def _rate(
-    own: HeightMap, others: HeightMap, centres: np.ndarray, yaw: float, deepest: float, filled: bool = True
+    own: HeightMap,
+    others: HeightMap,
+    centres: np.ndarray,
+    yaw: float,
+    deepest: float,
+    filled: bool = True,
+    slopes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, grip height and depth of P candidates at one yaw; the score is -inf where the grasp does not fit.
 
     `filled` asks for material along the whole width of the pads; without it the pads' middle suffices (a bottle's neck).
+    `slopes` [P, 2] says how the palm rises in x and y where the hand leans; level without it.
     """
     along = np.array([-np.sin(yaw), np.cos(yaw)])
     across = np.array([np.cos(yaw), np.sin(yaw)])
@@ -172,8 +182,10 @@ def _rate(
 
     u = np.linspace(-PALM_HALF[0], PALM_HALF[0], 13)
     v = np.linspace(-PALM_HALF[1], PALM_HALF[1], 5)
-    palm = centres[:, None, None] + u[:, None, None] * along + v[:, None] * across
-    hand_floor = np.maximum(own.at(palm), others.at(palm)).max((1, 2))
+    palm = u[:, None, None] * along + v[:, None] * across
+    rise = 0.0 if slopes is None else np.einsum("uvi,pi->puv", palm, slopes)
+    palm = centres[:, None, None] + palm
+    hand_floor = (np.maximum(own.at(palm), others.at(palm)) - rise).max((1, 2))
     grips = (depth > SHALLOWEST) & (first < last).all(1) & (np.maximum(eccentricity, skew) < 2 * CLEARANCE)
     fits = grips & (hand_floor < height + PALM)
     return np.where(fits, np.minimum(depth, 0.02) - 0.5 * eccentricity - skew - slope, -np.inf), height, depth

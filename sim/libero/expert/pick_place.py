@@ -158,6 +158,8 @@ class PlaceManeuver:
         palm = palm_print(scene.grip_rotation) + grip[:2] - origin[:2] + spot[:2]
         rim = float(scene.heights(palm, without=self._object).max())
         self._release = max(floor + self._below + 0.006, rim + 0.01 - PALM - (grip[2] - origin[2]))
+        if not self._lean.any():
+            self._lean = scene.lean(np.array([*(spot + grip - origin)[:2], self._release + grip[2] - origin[2]]))
 
     def _spot(self, scene: SceneView) -> np.ndarray:
         if scene.has_body(self._target):

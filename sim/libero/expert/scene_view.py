@@ -107,6 +107,12 @@ class SceneView:
         way = point - self.base
         return LEAN / float(np.linalg.norm(way[:2])) * np.array([way[1], -way[0], 0.0])
 
+    def palm_slope(self, point: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "2"]:
+        """Rise of the palm in x and y, m per m, with the hand's lean at a place: it is lower on the robot's side."""
+        tilt = self.lean(point)
+        size = float(np.linalg.norm(tilt))
+        return np.array([-tilt[1], tilt[0]]) / size * np.tan(size) if size else np.zeros(2)
+
     def fingers_touch(self, name: str) -> Bool[np.ndarray, "2"]:
         """Which of the two fingers touches the object."""
         pairs = self.data.contact.geom

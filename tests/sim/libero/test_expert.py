@@ -6,7 +6,7 @@ from robot_xml import ROBOT
 from vla_rl.sim import EpisodeSpec, SimError
 from vla_rl.sim.libero.backend import LiberoBackend
 from vla_rl.sim.libero.expert import ActionNoise, ExpertError, NoiseSettings, SceneView, Skill, TaskExpert, parse_goals
-from vla_rl.sim.libero.expert.grasps import plan_grasp
+from vla_rl.sim.libero.expert.grasps import HeightMap, _rate, plan_grasp
 from vla_rl.sim.libero.expert.motion import DOWN, funnel, orientation_command
 
 HERE = np.zeros(3)
@@ -157,6 +157,27 @@ def test_a_bowl_is_gripped_at_its_rim() -> None:
         assert plan_grasp(scene, "bowl", HERE).position(scene, "bowl")[1] * side < 0
 
 
+def test_a_leaning_palm_needs_room_on_the_robots_side() -> None:
+    # A wall 0.06 high, gripped 0.03 below its top: the palm is at 0.03 + 0.034 = 0.064, above a post that is 0.045 high and
+    # stands 0.08 to 0.12 beside it. The palm ends 0.105 beside it; one that rises by 0.3 m per m in y is 0.0315 lower there, at
+    # 0.0325: it hits the post. Gripped 0.014 below the top its end is at 0.080 - 0.0315 = 0.0485, and does not.
+    scene = make_scene(block("0.03 0.005 0.03", "0 0 0.03") + block("0.01 0.02 0.0225", "0 -0.1 0.0225", "post"))
+    low, high, centre = np.full(2, -0.2), np.full(2, 0.2), np.zeros((1, 2))
+    own, others = HeightMap(scene, low, high, only="block"), HeightMap(scene, low, high, without="block")
+    for slope, depth, fits in ((0.0, 0.03, True), (0.3, 0.03, False), (0.3, 0.014, True), (-0.3, 0.03, True)):
+        score, _, _ = _rate(own, others, centre, 0.0, depth, slopes=np.array([[0.0, slope]]))
+        assert np.isfinite(score[0]) == fits, (slope, depth)
+
+
+def test_the_hand_leans_away_from_the_robot_where_it_must() -> None:
+    # It leans by 0.3 rad: along the way out from the shoulder its palm rises by tan 0.3 = 0.309 m per m.
+    scene = make_scene("")
+    out = np.array([0.6, 0.8])
+    far, near = (np.array([*(scene.base[:2] + distance * out), scene.base[2]]) for distance in (0.9, 0.5))
+    np.testing.assert_allclose(scene.palm_slope(far), 0.309 * out, atol=1e-3)
+    assert scene.palm_slope(near).tolist() == [0.0, 0.0]
+
+
 def test_a_failed_grasp_is_not_tried_again_at_once() -> None:
     scene = make_scene(block("0.06 0.02 0.04", "0 0 0.04"))
     first = plan_grasp(scene, "block", HERE)
@@ -229,3 +250,11 @@ def test_it_picks_up_again_what_was_dropped_and_turns_the_hand_back(backend: Lib
     assert skills.count(Skill.GRASP) > 6
     assert any((action[3:6] != 0).any() for action in actions[80:100])
     assert Skill.REACH in skills[72:90]
+
+
+@pytest.mark.parametrize("task_id", [0, 4])
+def test_it_leans_to_where_an_upright_hand_does_not_reach(backend: LiberoBackend, task_id: int) -> None:
+    """Task 0: with the bowl at its rim, over a plate at the arm's end. Task 4: the bowl in a drawer, between its walls."""
+    success, actions, _ = solve(backend, EpisodeSpec("libero_spatial", task_id, seed=2**30 + 13), {})
+    assert success and len(actions) < 160
+    assert any((action[3:6] != 0).any() for action in actions)
