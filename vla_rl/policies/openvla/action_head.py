@@ -36,7 +36,7 @@ class _ResidualMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.fc1(self.layer_norm1(x)))
         for block in self.mlp_resnet_blocks:
-            x = x + block.ffn(x)
+            x = block(x)
         return self.fc2(self.layer_norm2(x))
 
 
@@ -44,3 +44,6 @@ class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.ffn(x)

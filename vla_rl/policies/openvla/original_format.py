@@ -98,7 +98,7 @@ def describe(folder: Path, options: CheckpointOptions) -> tuple[OpenVLAConfig, A
     record = _json(folder / CONFIG)
     ours = record.get(OURS, {})
     # The statistics of the run that wrote the checkpoint, rather than those of the checkpoint it began with.
-    norm_stats = _json(folder / STATISTICS) if (folder / STATISTICS).is_file() else record.get("norm_stats")
+    norm_stats: Any = _json(folder / STATISTICS) if (folder / STATISTICS).is_file() else record.get("norm_stats")
     key, stats = choose_statistics(norm_stats, ours.get("unnorm_key", options.unnorm_key), options.suite)
     assets = {name: (folder / name).read_bytes() for name in ASSETS if (folder / name).is_file()}
     extra_files, extra = _extra_parts(folder, assets)
