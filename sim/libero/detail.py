@@ -33,7 +33,7 @@ _NEAREST = 0.15
 """Metres from a camera at which the finest level is still fine enough; LIBERO's nearest things are those in the gripper."""
 _FIELD_OF_VIEW = math.radians(75)
 """Of the camera that may come so near: the one in the hand."""
-_VERSION = 8
+_VERSION = 9
 """Part of the cache key: raise it whenever the same input gives another mesh."""
 _NAME = "vla_rl_level"
 

@@ -74,7 +74,7 @@ def _border_and_seams(triangles: Int[np.ndarray, "F 3"], sheets: Int[np.ndarray,
 def _simplify(
     points: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "F 3"], ridges: Int[np.ndarray, "E"], count: int
 ) -> tuple[Float[np.ndarray, "M 3"], Int[np.ndarray, "N 3"], Int[np.ndarray, "V"]]:
-    """New points and faces, and the new point that each old one became.
+    """New points and faces, and the new point that each old one became; -1 where its last face vanished.
 
     The library lets borders and seams drift: a flat patch may shrink at no cost. Fins that stand on these edges while it
     works add an upright plane to what the edge must stay on.
@@ -87,7 +87,7 @@ def _simplify(
         _, _, collapses = fast_simplification.simplify(with_fins, faces, target_count=total, return_collapses=True)
         new_points, new, became = fast_simplification.replay_simplification(with_fins, faces, collapses)
         real = np.zeros(len(new_points), dtype=bool)
-        real[became[: len(points)]] = True
+        real[became[: len(points)][became[: len(points)] >= 0]] = True
         kept = np.asarray(new[real[new].all(axis=1)], np.int64)
         kept = kept[_has_area(kept)]
         wanted = min(len(faces) - 1, max(count // 2, round(total + (count - len(kept)) * max(1.0, len(new) / max(len(kept), 1)))))

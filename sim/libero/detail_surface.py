@@ -34,7 +34,8 @@ def carry_over(
 ) -> Mesh:
     """The mesh of `triangles` over `points`, with the original's normals and texture coordinates.
 
-    For each corner of the original, `welded` numbers its vertex, parted at seams, and `became` is the new vertex it fell to.
+    For each corner of the original, `welded` numbers its vertex, parted at seams, and `became` is the new vertex it fell to,
+    -1 for none.
     """
     corner_vertex = triangles.reshape(-1)
     facing = face_vectors(points[triangles])
@@ -120,8 +121,9 @@ def _sheet_of_corners(
     """
     corner_vertex = triangles.reshape(-1)
     lowest, highest = np.full(len(points), np.iinfo(np.int64).max), np.zeros(len(points), np.int64)
-    np.minimum.at(lowest, became.reshape(-1), sheet.reshape(-1))
-    np.maximum.at(highest, became.reshape(-1), sheet.reshape(-1))
+    left = became >= 0
+    np.minimum.at(lowest, became[left], sheet[left])
+    np.maximum.at(highest, became[left], sheet[left])
     found = np.minimum(lowest, highest)[corner_vertex]
     several = np.flatnonzero(lowest[corner_vertex] < highest[corner_vertex])
     if len(several) == 0:
