@@ -104,7 +104,8 @@ def clone(config: Config, evaluate: bool = False) -> Path:
     set_threads(config.run.threads)
     task_ids = check(config)
     with Run(config) as run:
-        policy = train_sft(run, lambda: demonstrations(run), choose_device(config.run.device))
+        given = config.policy.checkpoint is not None
+        policy = supervised_start(run) if given else train_sft(run, lambda: demonstrations(run), choose_device(config.run.device))
         if evaluate:
             with closing(open_sim(config)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
