@@ -72,6 +72,14 @@ class PolicyConfig(Section):
     """Low-level actions a turn."""
     value_gradient: bool = False
     """Whether the value loss also trains the trunk that the policy shares, or the value head alone."""
+    lora_rank: Count = 0
+    """Rank of the adapters (LoRA) that are trained instead of the weights (VLA-RL: 32); 0: all weights train. A policy that is
+    built from scratch gets its adapters after the supervised start, as until then it has no weights worth keeping."""
+    lora_alpha: Positive | None = None
+    """What adapters add is scaled by lora_alpha / lora_rank; null: min(lora_rank, 16), as OpenVLA and VLA-RL have it."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of the transformers' layers for the backward pass, which computes the rest anew: a third more
+    arithmetic, and a fraction of the memory."""
 
 
 class DemonstrationConfig(Section):

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,8 +21,9 @@ from vla_rl.checkpoint import save_checkpoint
 from vla_rl.config import Config, ConfigError, load_config
 from vla_rl.machine import describe_machine
 from vla_rl.metrics import MetricsLogger
-from vla_rl.policies import Policy, PolicyError, load_policy
+from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
+from vla_rl.tensor_tree import load_tree, save_tree
 
 MAY_CHANGE = {
     "run.root",
@@ -31,6 +33,7 @@ MAY_CHANGE = {
     "run.keep_checkpoints",
     "run.max_minutes",
     "run.max_episodes",
+    "policy.gradient_checkpointing",
     "sim.num_workers",
     "rl.iterations",
     "rl.checkpoint_every",
@@ -43,6 +46,9 @@ MAY_CHANGE = {
     "evaluation.videos",
 }
 """Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
+
+ADAPTERS = "adapters"
+"""Name of the files of adapters in a checkpoint's policy folder."""
 
 RESULTS = ("checkpoints", "demonstrations", "evaluation")
 STOPPED = "stopped.txt"
@@ -105,13 +111,13 @@ class Run:
         return self.directory / "checkpoints" / phase
 
     def save(
-        self, phase: str, step: int, policy: Policy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
+        self, phase: str, step: int, policy: OpenVLAPolicy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
     ) -> Path:
         """Write a checkpoint of a phase, atomically."""
         return save_checkpoint(
             self.checkpoints(phase),
             step,
-            policy_save=policy.save,
+            policy_save=partial(save_weights, policy),
             optimizers=optimizers,
             state=state,
             keep=self.config.run.keep_checkpoints,
@@ -219,10 +225,38 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
+def prepare_for_training(policy: OpenVLAPolicy, config: Config) -> None:
+    """Give a policy that has weights worth keeping the adapters, and the memory savings, that the configuration asks for."""
+    rank = config.policy.lora_rank
+    if rank:
+        policy.adapt(rank, config.policy.lora_alpha or min(rank, 16), config.run.seed)
+    if config.policy.gradient_checkpointing:
+        policy.recompute_activations()
+
+
+def save_weights(policy: OpenVLAPolicy, folder: Path) -> None:
+    """Write a policy with its adapters merged, and beside it the adapters, as the sum does not tell its parts."""
+    policy.save(folder)
+    if policy.is_adapted:
+        save_tree(folder, ADAPTERS, {"frozen": policy.frozen_digest(), "state": policy.state_dict()})
+
+
 def load_weights(policy: OpenVLAPolicy, folder: Path) -> None:
-    """Load a saved policy's weights and version into `policy`. Raises `PolicyError` where it is of another architecture."""
+    """Put the weights and version that `save_weights` wrote into `policy`, of which adapters keep their frozen weights.
+
+    Raises `PolicyError` where the saved policy is of another architecture, or its adapters belong to other weights.
+    """
     saved = load_policy(folder, policy.device)
     if saved.config != policy.config:
         raise PolicyError(f"the policy in {folder} has another architecture; resume with the configuration of the run")
-    policy.load_state_dict(saved.state_dict())
+    state = saved.state_dict()
+    if policy.is_adapted:
+        record = load_tree(folder, ADAPTERS)
+        if record["frozen"] != policy.frozen_digest():
+            raise PolicyError(
+                f"the adapters in {folder} belong to other weights than those that this run starts from; "
+                "put back the policy (policy.checkpoint, or the run's supervised start) with which the run began"
+            )
+        state = record["state"]
+    policy.load_state_dict(state)
     policy.version = saved.version

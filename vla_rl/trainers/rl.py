@@ -22,7 +22,7 @@ from vla_rl.progress import Progress
 from vla_rl.rollout.batch import final_values, make_round
 from vla_rl.rollout.collector import collect
 from vla_rl.rollout.groups import Gathered, Group, gather, groups_from_tree, groups_to_tree
-from vla_rl.run import Run, load_weights
+from vla_rl.run import Run, load_weights, prepare_for_training
 from vla_rl.sim.base import VectorSim
 from vla_rl.trainers.evaluation import evaluate_when_due
 from vla_rl.trainers.statistics import RoundClock, rollout_statistics
@@ -42,6 +42,7 @@ def train_rl(
     (`run.max_minutes`, `run.max_episodes`) or where dynamic sampling finds nothing to learn from; `run` then knows why.
     """
     config, objective = run.config.rl, compose(run.config.objective)
+    prepare_for_training(policy, run.config)
     learner = RlLearner(policy, config, objective, demonstrations() if objective.needs("demonstrations") else None)
     state = _restore(run, policy, learner)
     task = run.config.task
@@ -57,7 +58,7 @@ def train_rl(
             rollouts = partial(rollouts, stopwatch=clock.stopwatch, on_episode=progress.episode)
             gathered = _gather(config, sim, partial(curriculum.draw, rng=rng), rollouts, state["waiting"])
             if not gathered.groups:
-                _stop(run, learner, state, gathered.why_none())
+                _stop(run, policy, learner, state, gathered.why_none())
                 break
             with clock.stopwatch.part("learning"):
                 if objective.reference_reset_every and state["iteration"] % objective.reference_reset_every == 0:
@@ -70,7 +71,7 @@ def train_rl(
             stats |= rollout_statistics(gathered) | clock.statistics() | {"rollout/total_episodes": state["episodes"]}
             run.metrics.log(state["iteration"], stats, phase=PHASE)
             if state["iteration"] % config.checkpoint_every == 0 or _is_over(run, state):
-                _save(run, learner, state)
+                _save(run, policy, learner, state)
             progress.advance(_note(stats))
     return int(state["iteration"])
 
@@ -140,19 +141,19 @@ def _restore(run: Run, policy: OpenVLAPolicy, learner: RlLearner) -> dict[str, A
     return state | {"waiting": groups_from_tree(state["waiting"])}
 
 
-def _save(run: Run, learner: RlLearner, state: dict[str, Any]) -> None:
+def _save(run: Run, policy: OpenVLAPolicy, learner: RlLearner, state: dict[str, Any]) -> None:
     """A checkpoint holds the surplus groups and the reference, as neither can be made again from the policy."""
     kept = {
         "waiting": groups_to_tree(state["waiting"]),
         "reference": None if learner.reference is None else learner.reference.state_dict(),
     }
-    run.save(PHASE, state["iteration"], learner.policy, learner.optimizers, state | kept)
+    run.save(PHASE, state["iteration"], policy, learner.optimizers, state | kept)
 
 
-def _stop(run: Run, learner: RlLearner, state: dict[str, Any], reason: str) -> None:
+def _stop(run: Run, policy: OpenVLAPolicy, learner: RlLearner, state: dict[str, Any], reason: str) -> None:
     """End early; what has been learned so far is kept."""
     if state["iteration"]:
-        _save(run, learner, state)
+        _save(run, policy, learner, state)
     run.stop(reason)
 
 

@@ -17,10 +17,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vla_rl.policies.base import ActionEvaluation, PolicyError
+from vla_rl.policies.digest import digest
 from vla_rl.policies.openvla import checkpoint
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
+from vla_rl.policies.openvla.blocks import recompute_blocks
 from vla_rl.policies.openvla.config import OpenVLAConfig
 from vla_rl.policies.openvla.images import to_model_images
+from vla_rl.policies.openvla.lora import add_adapters, frozen_weights, is_adapted, merge_adapters, plain_weights, trained_state
 from vla_rl.policies.openvla.modeling import OpenVLAModel, PolicyInputs
 from vla_rl.policies.openvla.prompts import PromptTokenizer
 from vla_rl.types import ActionChunk, Observation
@@ -49,6 +52,7 @@ class OpenVLAPolicy:
         self.cameras = config.cameras
         self.chunk_length = config.chunk_length
         self.action_dim = config.action_dim
+        self._frozen_digest: str | None = None
 
     # -- acting -------------------------------------------------------------------------------------------------------
 
@@ -188,23 +192,59 @@ class OpenVLAPolicy:
         return list(self.model.value_head.parameters())
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """All but the value head's; the value loss reaches them too where `config.value_gradient`."""
-        return [p for name, p in self.model.named_parameters() if not name.startswith("value_head.")]
+        """All that train but the value head's; the value loss reaches them too where `config.value_gradient`."""
+        return [p for name, p in self.model.named_parameters() if not name.startswith("value_head.") and p.requires_grad]
+
+    @property
+    def is_adapted(self) -> bool:
+        return is_adapted(self.model)
+
+    def adapt(self, rank: int, alpha: int, seed: int) -> OpenVLAPolicy:
+        """From now on train adapters of this rank, scaled by alpha / rank, beside the value head, and nothing else (LoRA)."""
+        add_adapters(self.model, rank, alpha, seed)
+        self._frozen_digest = None
+        return self
+
+    def merge(self) -> OpenVLAPolicy:
+        """Make adapters part of the weights, which train in full again; for a policy without any nothing changes."""
+        merge_adapters(self.model)
+        return self
+
+    def frozen_digest(self) -> str:
+        """The content of the weights that adapters leave alone. Computed once, as it takes seconds for billions of them."""
+        if self._frozen_digest is None:
+            self._frozen_digest = digest(frozen_weights(self.model))
+        return self._frozen_digest
+
+    def recompute_activations(self) -> OpenVLAPolicy:
+        """Spend a second forward pass in the backward pass to keep only the inputs of the transformers' layers in memory."""
+        recompute_blocks(self.model)
+        return self
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights by name, adapters merged, gathered from all ranks, on the CPU: what `save` writes."""
+        return plain_weights(self.model)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.model.state_dict()
+        """What training can change: all weights, or adapters and value head of an adapted policy."""
+        return trained_state(self.model) if self.is_adapted else self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state)
+        """Put back what `state_dict` gave. Raises `PolicyError` where names differ, `RuntimeError` where shapes do."""
+        differ = sorted(state.keys() ^ self.state_dict().keys())
+        if differ:
+            raise PolicyError(f"the weights are of another policy: {len(differ)} names differ, such as {differ[0]}")
+        self.model.load_state_dict(state, strict=False)
 
     def frozen_copy(self) -> OpenVLAPolicy:
-        """A policy with the same weights that shares none of them and takes no gradient."""
-        model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        """A policy with the same weights that takes no gradient and shares none but frozen ones."""
+        shared = {id(p): p for p in self.parameters() if not p.requires_grad}
+        model = copy.deepcopy(self.model, shared).requires_grad_(False).eval()
         return OpenVLAPolicy(self.config, self.prompts, self.statistics, model, self.version)
 
     def save(self, path: Path) -> None:
         """Write config.json, tokenizer.json, action_statistics.json and model.safetensors into the folder `path`."""
-        checkpoint.write(Path(path), self.config, self.prompts, self.statistics, self.model, self.version)
+        checkpoint.write(Path(path), self.config, self.prompts, self.statistics, dict(self.weights()), self.version)
 
     @staticmethod
     def load(path: Path, device: torch.device | str = "cpu") -> OpenVLAPolicy:
