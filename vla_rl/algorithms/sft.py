@@ -53,8 +53,9 @@ class SftLearner:
             group["lr"] = learning_rate_at(step, self.config)
         policy = self.policy
         policy.train()
-        logits = policy.action_logits(policy.prepare(observation), generator)
-        targets = policy.token_classes(policy.encode_actions(actions))
+        chosen = policy.encode_actions(actions)
+        logits = policy.action_logits(policy.prepare(observation), generator, chosen)
+        targets = policy.token_classes(chosen)
         tokens = torch.from_numpy(mask).to(policy.device).repeat_interleave(policy.action_dim, dim=1)
         loss, stats = token_cross_entropy(logits, targets, tokens, tokens.sum().clamp(min=1))
         optimizer.zero_grad(set_to_none=True)

@@ -28,12 +28,15 @@ class ActionStatistics:
     dimension in [-1, 1], as OpenVLA does with the gripper. With `exact_zero`, a bin that contains the command 0 decodes
     to exactly 0.0 instead of to its centre; that matters where a controller treats 0 specially (robosuite's OSC holds
     its orientation only while the rotation command is exactly 0). Released OpenVLA checkpoints use `exact_zero=False`.
+    With `binary_gripper`, the last dimension is the gripper as OpenVLA's data sets have it, 1 for open and 0 for closed, and
+    its command is LIBERO's, -1 or 1.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     normalised: tuple[bool, ...]
     exact_zero: bool = True
+    binary_gripper: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.low) == len(self.high) == len(self.normalised) > 0:
@@ -90,6 +93,7 @@ class ActionStatistics:
         return ActionStatistics(tuple(low.tolist()), tuple(high.tolist()), tuple(bool(n) for n in keep), exact_zero)
 
     def save(self, path: Path) -> None:
+        """For policies whose gripper is commanded as it is."""
         record = {"low": self.low, "high": self.high, "normalised": self.normalised, "exact_zero": self.exact_zero}
         path.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -130,14 +134,21 @@ class ActionTokenizer:
         """The command that each action token stands for, by `token - first_token`."""
         bins = np.clip(self.vocab_size - np.arange(self.first_token, self.vocab_size) - 1, 0, len(BIN_CENTRES) - 1)
         low, high, normalised = self._bounds
-        centres = BIN_CENTRES[bins][:, None]
-        commands = np.where(normalised, 0.5 * (centres + 1.0) * (high - low) + low, centres)
+        commands = self.to_commands(np.repeat(BIN_CENTRES[bins][:, None], self.statistics.action_dim, axis=1))
         if self.statistics.exact_zero:
             zero = np.zeros(self.statistics.action_dim)
             reachable = ~normalised | ((low <= 0) & (high >= 0))
             zero_bin = np.clip(np.digitize(self._normalise(zero), BIN_EDGES) - 1, 0, len(BIN_CENTRES) - 1)
             commands[(bins[:, None] == zero_bin) & reachable] = 0.0
         return commands.astype(np.float32)
+
+    def to_commands(self, normalised_actions: Float[np.ndarray, "*batch D"]) -> Float[np.ndarray, "*batch D"]:
+        """Actions in units of their range -> commands."""
+        low, high, normalised = self._bounds
+        commands = np.where(normalised, 0.5 * (normalised_actions + 1.0) * (high - low) + low, normalised_actions)
+        if self.statistics.binary_gripper:
+            commands[..., -1] = -np.sign(2 * commands[..., -1] - 1)
+        return commands
 
     @property
     def _bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -159,6 +170,8 @@ class ActionTokenizer:
             raise PolicyError(f"actions must end in [A, {self.statistics.action_dim}], not {actions.shape}")
         if not np.isfinite(actions).all():
             raise PolicyError("an action to encode is not finite")
+        if self.statistics.binary_gripper:
+            actions = np.concatenate([actions[..., :-1], (1 - actions[..., -1:]) / 2], axis=-1)
         tokens = self.vocab_size - np.digitize(self._normalise(actions), BIN_EDGES)
         return tokens.astype(np.int64).reshape(*actions.shape[:-2], -1)
 

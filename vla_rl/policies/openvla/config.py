@@ -25,6 +25,9 @@ class FeaturizerConfig:
     """Apply the encoder's last LayerNorm; OpenVLA takes the features before it."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    layout: Literal["transformers", "timm"] = "transformers"
+    """`timm`: positions, activation and tensors as timm has them, which released OpenVLA checkpoints are made of. Their
+    features are those of the last but one block, so that `layers` is one less than the published encoder has."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class LanguageConfig:
     """Longest sequence; an instruction that does not fit is refused."""
     initializer_range: float = 0.02
     """Standard deviation of new weights."""
+    kv_heads: int = 0
+    """Heads of keys and values; 0: as many as `heads`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class OpenVLAConfig:
     chunk_length: int
     action_dim: int
     proprio_dim: int
+    """0: the policy sees no proprioception."""
     vocab_size: int
     """One past the last action token; the embedding tables are padded beyond it."""
     image_size: int
@@ -72,7 +78,8 @@ class OpenVLAConfig:
     language: LanguageConfig
     proprio_centre: tuple[float, ...]
     proprio_scale: tuple[float, ...]
-    """Physical scales (m, rad), NOT the data's standard deviation: where that is tiny, proprioception becomes a clock."""
+    """Physical scales (m, rad), NOT the data's standard deviation: where that is tiny, proprioception becomes a clock.
+    A released checkpoint has half the range of its training data."""
     pad_to_multiple_of: int = 64
     image_orientation: Literal["as_is", "flip_vertical", "rotate_180"] = "rotate_180"
     """How frames are turned before the encoders; LIBERO's cameras deliver them upside down."""
@@ -95,13 +102,29 @@ class OpenVLAConfig:
     value_gradient: bool = True
     """Whether the value loss reaches the trunk, or the value head only."""
     augmentation: AugmentationConfig = AugmentationConfig()
+    decoding: Literal["parallel", "autoregressive"] = "parallel"
+    """`parallel`: every action token from one pass over empty slots; `autoregressive`: one after the other, each seeing those
+    before it."""
+    read_before: bool = False
+    """Whether the logits of an action token are read one position before its slot, as a language model predicts what comes
+    next, or at the slot itself."""
+    stop_slot: bool = False
+    """Whether </s> follows the slots, as in OpenVLA-OFT."""
+    embedding_rows: int = 0
+    """Rows of the embedding tables; 0: `vocab_size` rounded up to `pad_to_multiple_of`."""
+    image_pipeline: Literal["bilinear", "published", "published_uncropped"] = "bilinear"
+    """`bilinear`: scaled; `published`: as OpenVLA's evaluation (JPEG round trip, Lanczos, centre crop), with or without crop."""
+    proprio_clip: bool = False
+    """Whether scaled proprioception is clipped to [-1, 1]."""
+    head: Literal["tokens", "l1"] = "tokens"
+    """What chooses actions: a distribution over action tokens, or OpenVLA-OFT's regression, which has no log-probs."""
 
     def __post_init__(self) -> None:
-        if not self.cameras or min(self.chunk_length, self.action_dim, self.proprio_dim) < 1:
-            raise PolicyError("a policy needs at least one camera, and chunk_length, action_dim and proprio_dim of at least 1")
+        if not self.cameras or min(self.chunk_length, self.action_dim) < 1 or self.proprio_dim < 0:
+            raise PolicyError("a policy needs at least one camera, chunk_length and action_dim of at least 1, proprio_dim of 0 or more")
         if not len(self.proprio_centre) == len(self.proprio_scale) == self.proprio_dim:
             raise PolicyError(f"proprio_centre and proprio_scale must have proprio_dim = {self.proprio_dim} entries")
-        if min(self.proprio_scale) <= 0:
+        if min(self.proprio_scale, default=1) <= 0:
             raise PolicyError("proprio_scale must be positive")
         grids = {self.image_size // f.patch_size for f in self.featurizers}
         if len(grids) != 1 or min(grids) % self.projector_pool or any(self.image_size % f.patch_size for f in self.featurizers):
@@ -109,6 +132,8 @@ class OpenVLAConfig:
                 f"image_size {self.image_size}, the patch sizes {[f.patch_size for f in self.featurizers]} and projector_pool "
                 f"{self.projector_pool} must divide evenly into one grid"
             )
+        if self.decoding == "autoregressive" and (self.attention != "causal" or not self.read_before or self.stop_slot):
+            raise PolicyError("autoregressive decoding needs attention=causal, read_before=true and stop_slot=false")
         if self.max_prompt_tokens < 1:
             raise PolicyError(f"max_positions {self.language.max_positions} leaves no room for a prompt; raise it")
 
@@ -124,14 +149,18 @@ class OpenVLAConfig:
     @property
     def max_prompt_tokens(self) -> int:
         """Those that images, proprioception and action slots leave free."""
-        return self.language.max_positions - len(self.cameras) * self.image_tokens - 1 - self.num_slots
+        fixed = len(self.cameras) * self.image_tokens + bool(self.proprio_dim) + self.num_slots + self.stop_slot
+        return self.language.max_positions - fixed
 
     @property
     def padded_vocab_size(self) -> int:
-        return -(-self.vocab_size // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return self.embedding_rows or -(-self.vocab_size // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """A record for `from_dict`; fields of `LATER` are left out where they hold their default."""
+        record = _without_defaults(self)
+        record["featurizers"] = tuple(_without_defaults(featurizer) for featurizer in self.featurizers)
+        return record | {"language": _without_defaults(self.language)}
 
     @staticmethod
     def from_dict(record: dict[str, Any]) -> OpenVLAConfig:
@@ -143,11 +172,26 @@ class OpenVLAConfig:
         return OpenVLAConfig(**record)
 
 
-def _checked(kind: type, record: dict[str, Any]) -> dict[str, Any]:
+LATER = {
+    FeaturizerConfig: {"layout"},
+    LanguageConfig: {"kv_heads"},
+    AugmentationConfig: set(),
+    OpenVLAConfig: {
+        "decoding", "read_before", "stop_slot", "embedding_rows", "image_pipeline", "proprio_clip", "head",
+    },
+}  # fmt: skip
+"""Fields that the first saved policies do not have; they mean their default there."""
+
+
+def _without_defaults(config: Any) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in fields(config) if f.name in LATER[type(config)]}
+    return {key: value for key, value in asdict(config).items() if key not in defaults or value != defaults[key]}
+
+
+def _checked(kind: Any, record: dict[str, Any]) -> dict[str, Any]:
     """The record with lists as tuples, as JSON has no tuples."""
     expected = {f.name for f in fields(kind)}
-    if set(record) != expected:
-        raise PolicyError(
-            f"{kind.__name__}: missing keys {sorted(expected - set(record))}, unknown keys {sorted(set(record) - expected)}"
-        )
+    missing, unknown = expected - set(record) - LATER[kind], set(record) - expected
+    if missing or unknown:
+        raise PolicyError(f"{kind.__name__}: missing keys {sorted(missing)}, unknown keys {sorted(unknown)}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

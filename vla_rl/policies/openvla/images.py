@@ -5,6 +5,7 @@ Legend: B observations, C cameras, H x W frame size, S image size of the policy,
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -24,6 +25,11 @@ def to_model_images(frames: UInt8[Tensor, "B H W 3"], size: int, orientation: st
         scaled = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
         images = scaled.round_().clamp_(0, 255).to(torch.uint8)
     return images.contiguous()
+
+
+def turn(frames: UInt8[np.ndarray, "B H W 3"], orientation: str) -> UInt8[np.ndarray, "B H W 3"]:
+    """As `to_model_images` turns them."""
+    return np.flip(frames, axis=tuple(axis - 1 for axis in _FLIPPED_AXES[orientation]))
 
 
 def augment(

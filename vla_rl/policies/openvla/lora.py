@@ -112,7 +112,7 @@ def _is_adapter(name: str) -> bool:
 
 
 def _is_head(name: str) -> bool:
-    return name.startswith("value_head.") or name.endswith("lm_head")
+    return name.startswith(("value_head.", "action_head.")) or name.endswith("lm_head")
 
 
 def _trains(name: str) -> bool:

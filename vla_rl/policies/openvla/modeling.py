@@ -1,25 +1,30 @@
 """The network: vision encoders -> projector -> Llama -> logits of the action tokens, and a value.
 
-The sequence is [<s>, image tokens of every camera, proprioception, rest of the prompt (padded), action slots]. All
-slots are read from ONE forward pass, as in OpenVLA-OFT (arXiv 2502.19645).
+The sequence is [<s>, image tokens of every camera, proprioception, rest of the prompt (padded), action slots]. All slots are
+read from ONE forward pass, as in OpenVLA-OFT (arXiv 2502.19645), or filled one after the other, as in OpenVLA (arXiv
+2406.09246); then training reads them from one pass, too, in which they hold the tokens that were chosen.
 
 Legend: B observations, C cameras, S image size, K tokens of one image, P proprioception size, N prompt tokens (padded),
-L = A*D action slots, Q sequence length, E width of the language model.
+A actions of a chunk, D action size, L = A*D action slots, Q sequence length, E width of the language model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from vla_rl.policies.base import PolicyError
+from vla_rl.policies.openvla.action_head import RegressionHead
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS
-from vla_rl.policies.openvla.config import OpenVLAConfig
+from vla_rl.policies.openvla.config import LanguageConfig, OpenVLAConfig
 from vla_rl.policies.openvla.images import augment
+from vla_rl.policies.openvla.prompts import END_TOKEN
 from vla_rl.policies.openvla.vision import VisionBackbone
 
 
@@ -107,8 +112,35 @@ def attention_mask(valid: Bool[Tensor, "B Q"], num_slots: int, kind: str) -> Boo
     return ((allowed & valid[:, None, :]) | torch.eye(length, dtype=torch.bool, device=valid.device))[:, None]
 
 
+def _llama(language: LanguageConfig, vocab_size: int) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=language.width,
+            intermediate_size=language.mlp_width,
+            num_hidden_layers=language.layers,
+            num_attention_heads=language.heads,
+            num_key_value_heads=language.kv_heads or language.heads,
+            rms_norm_eps=language.norm_eps,
+            rope_theta=language.rope_theta,
+            max_position_embeddings=language.max_positions,
+            initializer_range=language.initializer_range,
+            tie_word_embeddings=False,
+            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+            attn_implementation="sdpa",
+        )
+    )
+
+
 class OpenVLAModel(nn.Module):
-    """See the head of this file; `forward` works on prepared inputs."""
+    """See the head of this file; works on prepared inputs.
+
+    `forward`, `value`, `decode` and `regress` are the ways in: what wraps parameters (FSDP) has to know these four. Adapters
+    may replace any linear layer but `lm_head`, of which only the action tokens' rows are used.
+    """
 
     proprio_centre: Tensor
     proprio_scale: Tensor
@@ -128,79 +160,161 @@ class OpenVLAModel(nn.Module):
             config.projector_layers,
             config.projector_pool,
         )
-        self.proprio_projector = ProprioProjector(config.proprio_dim, width)
-        self.language_model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=config.padded_vocab_size,
-                hidden_size=width,
-                intermediate_size=language.mlp_width,
-                num_hidden_layers=language.layers,
-                num_attention_heads=language.heads,
-                rms_norm_eps=language.norm_eps,
-                rope_theta=language.rope_theta,
-                max_position_embeddings=language.max_positions,
-                initializer_range=language.initializer_range,
-                tie_word_embeddings=False,
-                use_cache=False,
-                bos_token_id=None,
-                eos_token_id=None,
-                pad_token_id=None,
-                attn_implementation="sdpa",
-            )
-        )
+        if config.proprio_dim:
+            self.proprio_projector = ProprioProjector(config.proprio_dim, width)
+        self.language_model = _llama(language, config.padded_vocab_size)
         self.value_head = ValueHead(width, config.value_width)
+        if config.head == "l1":
+            self.action_head = RegressionHead(config.action_dim, width)
         if config.camera_embedding:
             self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), width) * language.initializer_range)
         if config.slot_embedding == "learned":
             self.slot_embedding = nn.Parameter(torch.randn(config.num_slots, width) * language.initializer_range)
-        self.register_buffer("proprio_centre", torch.tensor(config.proprio_centre), persistent=False)
-        self.register_buffer("proprio_scale", torch.tensor(config.proprio_scale), persistent=False)
+        self._register_proprio_buffers()
+
+    def _register_proprio_buffers(self) -> None:
+        self.register_buffer("proprio_centre", torch.tensor(self.config.proprio_centre), persistent=False)
+        self.register_buffer("proprio_scale", torch.tensor(self.config.proprio_scale), persistent=False)
+
+    def rebuild_buffers(self, device: torch.device | str) -> None:
+        """Compute what no checkpoint stores; a model that was made on the meta device has none of it."""
+        self._register_proprio_buffers()
+        decoder = self.language_model.get_decoder()
+        decoder.rotary_emb = type(decoder.rotary_emb)(config=decoder.config)
+        for module in (self, decoder.rotary_emb):
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
 
     def forward(
-        self, inputs: PolicyInputs, generator: torch.Generator | None = None
+        self,
+        inputs: PolicyInputs,
+        generator: torch.Generator | None = None,
+        tokens: Int64[Tensor, "B L"] | None = None,
     ) -> tuple[Float[Tensor, "B L 256"], Float[Tensor, "B"]]:
-        """Float32 logits of the 256 action tokens, and values. In training mode inputs are augmented (`generator`)."""
-        slots = self._slots(len(inputs))
+        """Float32 logits of the 256 action tokens, and values. In training mode inputs are augmented (`generator`).
+
+        An autoregressive model reads the logits of each token behind those of `tokens` that stand before it.
+        """
+        slots = self._slots(len(inputs), tokens)
         hidden, last_prompt_token = self._hidden(inputs, slots, generator)
-        config = self.config
-        rows = slice(config.vocab_size - NUM_ACTION_TOKENS, config.vocab_size)
-        logits = F.linear(hidden[:, -config.num_slots :], self.language_model.lm_head.weight[rows])
-        return logits.float(), self._value(hidden, last_prompt_token)
+        states = self._slot_states(hidden, last_prompt_token, slots.shape[1])
+        return self._action_logits(states), self._value(hidden, last_prompt_token)
 
     def value(self, inputs: PolicyInputs) -> Float[Tensor, "B"]:
         """The value alone; leaves the action slots out where the prompt does not see them."""
-        slots = self._slots(len(inputs))
-        hidden, last_prompt_token = self._hidden(inputs, slots if self.config.attention == "full" else slots[:, :0], None)
+        seen = self.config.attention == "full"
+        slots = self._slots(len(inputs), None) if seen else self._no_slots(len(inputs))
+        hidden, last_prompt_token = self._hidden(inputs, slots, None)
         return self._value(hidden, last_prompt_token)
 
-    def _slots(self, batch: int) -> Float[Tensor, "B L E"]:
+    def regress(self, inputs: PolicyInputs) -> tuple[Float[Tensor, "B A D"], Float[Tensor, "B"]]:
+        """Actions of the regression head, float32 in units of the action statistics' range, and values."""
+        slots = self._slots(len(inputs), None)
+        hidden, last_prompt_token = self._hidden(inputs, slots, None)
+        actions = self.action_head(self._slot_states(hidden, last_prompt_token, slots.shape[1]))
+        return actions.float(), self._value(hidden, last_prompt_token)
+
+    def decode(
+        self,
+        inputs: PolicyInputs,
+        rows: Int64[Tensor, "R"],
+        choose: Callable[[Float[Tensor, "R 256"], int], Int64[Tensor, "R"]],
+    ) -> tuple[Int64[Tensor, "R L"], Float[Tensor, "R"]]:
+        """Choose tokens one after the other; returns their classes in [0, 256), and values.
+
+        `inputs` are distinct observations, whose images and prompts are encoded once; result r continues `inputs[rows[r]]`.
+        `choose` gets the float32 logits of the n-th token of every result, and n.
+        """
         config = self.config
+        sequence, valid, last = self._prefix(inputs, None)
+        cache = DynamicCache(config=self.language_model.config)
+        hidden = self._decoder(sequence, attention_mask(valid, 0, "causal"), valid.long().cumsum(dim=1) - 1, cache)
+        values = self._value(hidden, last)[rows]
+        state = hidden[torch.arange(len(hidden), device=hidden.device), last][rows]
+        cache.batch_select_indices(rows)
+        valid = valid[rows]
+        position = valid.sum(dim=1, keepdim=True)
+        chosen = [choose(self._action_logits(state), 0)]
+        for step in range(1, config.num_slots):
+            valid = F.pad(valid, (0, 1), value=True)
+            embedding = self._embed(chosen[-1] + config.vocab_size - NUM_ACTION_TOKENS)[:, None]
+            state = self._decoder(embedding, valid[:, None, None], position, cache)[:, 0]
+            position = position + 1
+            chosen.append(choose(self._action_logits(state), step))
+        return torch.stack(chosen, dim=1), values
+
+    def _embed(self, tokens: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape E"]:
+        return self.language_model.get_input_embeddings()(tokens)
+
+    def _decoder(self, sequence: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None) -> Tensor:
+        decoder = self.language_model.get_decoder()
+        kept = {} if cache is None else {"cache": cache}
+        output = decoder(
+            inputs_embeds=sequence, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **kept
+        )
+        return output.last_hidden_state
+
+    def _action_logits(self, states: Float[Tensor, "*shape E"]) -> Float[Tensor, "*shape 256"]:
+        rows = slice(self.config.vocab_size - NUM_ACTION_TOKENS, self.config.vocab_size)
+        return F.linear(states, self.language_model.get_output_embeddings().weight[rows]).float()
+
+    def _no_slots(self, batch: int) -> Float[Tensor, "B 0 E"]:
+        return self.value_head.fc1.weight.new_zeros(batch, 0, self.config.language.width)
+
+    def _slots(self, batch: int, tokens: Int64[Tensor, "B L"] | None = None) -> Float[Tensor, "B S E"]:
+        """What stands behind the prompt: tokens that were chosen, or empty slots."""
+        config = self.config
+        if config.decoding == "autoregressive":
+            if tokens is None:
+                raise PolicyError("an autoregressive policy has logits only behind given action tokens")
+            return self._embed(tokens[:, :-1])
         if config.slot_embedding == "learned":
-            return self.slot_embedding.expand(batch, -1, -1)
-        return self.proprio_centre.new_zeros(batch, config.num_slots, config.language.width)
+            slots = self.slot_embedding.expand(batch, -1, -1)
+        else:
+            slots = self._no_slots(batch).new_zeros(batch, config.num_slots, config.language.width)
+        if config.stop_slot:
+            stop = self._embed(torch.full((batch, 1), END_TOKEN, device=slots.device))
+            slots = torch.cat([slots, stop.to(slots.dtype)], dim=1)
+        return slots
+
+    def _slot_states(
+        self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"], slots: int
+    ) -> Float[Tensor, "B L E"]:
+        """The states that action tokens are read from, see `OpenVLAConfig.read_before`."""
+        states = hidden[:, hidden.shape[1] - slots :]
+        if self.config.read_before:
+            rows = torch.arange(len(hidden), device=hidden.device)
+            states = torch.cat([hidden[rows, last_prompt_token][:, None], states], dim=1)
+        return states[:, : self.config.num_slots]
 
     def _value(self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
         state = hidden[torch.arange(len(hidden), device=hidden.device), last_prompt_token]
+        state = state.to(self.value_head.fc1.weight.dtype)
         return self.value_head(state if self.config.value_gradient else state.detach()).float()
 
     def _hidden(
-        self, inputs: PolicyInputs, slots: Float[Tensor, "B L E"], generator: torch.Generator | None
+        self, inputs: PolicyInputs, slots: Float[Tensor, "B S E"], generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "B Q E"], Int64[Tensor, "B"]]:
         """Last hidden states, and where in the sequence each prompt ends."""
-        prompt = self.language_model.get_input_embeddings()(inputs.prompt_ids)
-        prefix = torch.cat([prompt[:, :1], self._image_tokens(inputs, generator), self._proprio_token(inputs, generator)], dim=1)
-        sequence = torch.cat([prefix, prompt[:, 1:], slots.to(prompt.dtype)], dim=1)
-        always = inputs.prompt_mask.new_ones(len(inputs), prefix.shape[1])
-        valid = torch.cat([always, inputs.prompt_mask[:, 1:], always.new_ones(slots.shape[:2])], dim=1)
+        sequence, valid, last_prompt_token = self._prefix(inputs, generator)
+        sequence = torch.cat([sequence, slots.to(sequence.dtype)], dim=1)
+        valid = F.pad(valid, (0, slots.shape[1]), value=True)
         # Counting valid tokens only, so that padding between prompt and slots moves no slot.
         positions = valid.long().cumsum(dim=1) - 1
-        hidden = self.language_model.model(
-            inputs_embeds=sequence,
-            attention_mask=attention_mask(valid, slots.shape[1], self.config.attention),
-            position_ids=positions,
-            use_cache=False,
-        ).last_hidden_state
-        return hidden, prefix.shape[1] + inputs.prompt_mask.sum(dim=1) - 2
+        mask = attention_mask(valid, slots.shape[1], self.config.attention)
+        return self._decoder(sequence, mask, positions), last_prompt_token
+
+    def _prefix(
+        self, inputs: PolicyInputs, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "B Q E"], Bool[Tensor, "B Q"], Int64[Tensor, "B"]]:
+        """Embeddings of all that stands before the slots, which of them are not padding, and where each prompt ends."""
+        prompt = self._embed(inputs.prompt_ids)
+        parts = [prompt[:, :1], self._image_tokens(inputs, generator)]
+        if self.config.proprio_dim:
+            parts.append(self._proprio_token(inputs, generator))
+        before = sum(part.shape[1] for part in parts)
+        valid = F.pad(inputs.prompt_mask[:, 1:], (before, 0), value=True)
+        return torch.cat([*parts, prompt[:, 1:]], dim=1), valid, before + inputs.prompt_mask.sum(dim=1) - 2
 
     def _image_tokens(self, inputs: PolicyInputs, generator: torch.Generator | None) -> Float[Tensor, "B CK E"]:
         batch, cameras = inputs.images.shape[:2]
@@ -214,6 +328,8 @@ class OpenVLAModel(nn.Module):
 
     def _proprio_token(self, inputs: PolicyInputs, generator: torch.Generator | None) -> Float[Tensor, "B 1 E"]:
         proprio = (inputs.proprio - self.proprio_centre.float()) / self.proprio_scale.float()
+        if self.config.proprio_clip:
+            proprio = proprio.clamp(-1, 1)
         if self.training:
             device = generator.device if generator is not None else "cpu"
             noise = torch.randn(proprio.shape, generator=generator, device=device).to(proprio.device)
@@ -226,4 +342,10 @@ def new_model(config: OpenVLAConfig, seed: int) -> OpenVLAModel:
     """A freshly initialised network; leaves the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        return OpenVLAModel(config)
+
+
+def empty_model(config: OpenVLAConfig) -> OpenVLAModel:
+    """A network without memory (on the meta device), to be filled from a checkpoint; then call `rebuild_buffers`."""
+    with torch.device("meta"):
         return OpenVLAModel(config)

@@ -22,7 +22,8 @@ from vla_rl.policies.openvla import checkpoint
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
 from vla_rl.policies.openvla.blocks import recompute_blocks
 from vla_rl.policies.openvla.config import OpenVLAConfig
-from vla_rl.policies.openvla.images import to_model_images
+from vla_rl.policies.openvla.evaluation_images import evaluation_images
+from vla_rl.policies.openvla.images import to_model_images, turn
 from vla_rl.policies.openvla.lora import add_adapters, frozen_weights, is_adapted, merge_adapters, plain_weights, trained_state
 from vla_rl.policies.openvla.modeling import OpenVLAModel, PolicyInputs
 from vla_rl.policies.openvla.prompts import PromptTokenizer
@@ -63,18 +64,66 @@ class OpenVLAPolicy:
         `generator` may be one per observation: then a row's draw does not depend on the rest of the batch.
         Raises `PolicyError` for an observation that does not fit this policy.
         """
-        inputs = self.prepare(observation)
+        self._check(observation)
+        distinct, rows = _distinct(observation)
+        inputs = self.prepare(observation.select(distinct) if len(distinct) < len(rows) else observation)
+        where = torch.from_numpy(rows).to(self.device)
         with self._evaluation_mode():
-            logits, values = self.model(inputs)
-        classes, log_probs = _sample(logits, temperature, generator)
+            if self.config.head == "l1":
+                return self._regress(observation, inputs, where, temperature)
+            classes, log_probs, values = self._choose(inputs, where, temperature, generator)
         tokens = (classes + self.action_tokens.first_token).cpu().numpy()
+        return self._chunk(observation, self.action_tokens.decode(tokens), tokens, log_probs, values)
+
+    def _choose(
+        self, inputs: PolicyInputs, rows: Int64[Tensor, "B"], temperature: float, generator: Generators
+    ) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"], Float[Tensor, "B"]]:
+        """Token classes, their log-probs and values, of `inputs[rows]`."""
+        if self.config.decoding == "parallel":
+            logits, values = self.model(inputs)
+            return *_sample(logits[rows], temperature, generator), values[rows]
+        uniform = _uniform(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
+        log_probs: list[Tensor] = []
+
+        def choose(logits: Float[Tensor, "B 256"], step: int) -> Int64[Tensor, "B"]:
+            classes, of_classes = _draw(logits[:, None], temperature, uniform[:, step : step + 1])
+            log_probs.append(of_classes)
+            return classes.squeeze(1)
+
+        classes, values = self.model.decode(inputs, rows, choose)
+        return classes, torch.cat(log_probs, dim=1), values
+
+    def _regress(
+        self, observation: Observation, inputs: PolicyInputs, rows: Int64[Tensor, "B"], temperature: float
+    ) -> ActionChunk:
+        """Chunks of the regression head; their tokens are those nearest to the actions."""
+        if temperature:
+            raise PolicyError(f"{self.why_no_token_training}; act with temperature 0")
+        normalised, values = self.model.regress(inputs)
+        actions = self.action_tokens.to_commands(normalised[rows].double().cpu().numpy()).astype(np.float32)
+        tokens = self.encode_actions(actions)
+        return self._chunk(observation, actions, tokens, torch.zeros(tokens.shape), values[rows])
+
+    def _chunk(
+        self, observation: Observation, actions: np.ndarray, tokens: np.ndarray, log_probs: Tensor, values: Tensor
+    ) -> ActionChunk:
         return ActionChunk(
-            actions=self.action_tokens.decode(tokens),
+            actions=actions,
             tokens=tokens,
             log_probs=log_probs.cpu().numpy(),
             values=values.cpu().numpy(),
             prompt_tokens=[self.prompts.encode(instruction) for instruction in observation.instruction],
             policy_version=self.version,
+        )
+
+    @property
+    def why_no_token_training(self) -> str | None:
+        """Why this policy cannot learn by log-probs of action tokens; None where it can."""
+        if self.config.head == "tokens":
+            return None
+        return (
+            "this checkpoint acts through an L1-regression head: it has no distribution over action tokens, and its lm_head was "
+            "never trained to give one (success 0, gradients near 0); start from a checkpoint that was fine-tuned on tokens"
         )
 
     def evaluate_actions(
@@ -87,9 +136,11 @@ class OpenVLAPolicy:
         """As `evaluate_actions`, of prepared inputs."""
         if temperature <= 0:
             raise PolicyError(f"log-probs need a temperature above 0, not {temperature}")
+        if self.why_no_token_training:
+            raise PolicyError(self.why_no_token_training)
         classes = self.token_classes(tokens)
         with self._evaluation_mode():
-            logits, values = self.model(inputs)
+            logits, values = self.model(inputs, tokens=classes + self.action_tokens.first_token)
         log_p = torch.log_softmax(logits / temperature, dim=-1)
         return ActionEvaluation(
             log_probs=log_p.gather(-1, classes[..., None]).squeeze(-1),
@@ -108,9 +159,20 @@ class OpenVLAPolicy:
 
     # -- supervised training ------------------------------------------------------------------------------------------
 
-    def action_logits(self, inputs: PolicyInputs, generator: torch.Generator | None = None) -> Float[Tensor, "B L 256"]:
-        """Float32 logits of the action tokens; in training mode with image augmentation and proprioception noise."""
-        return self.model(inputs, generator)[0]
+    def action_logits(
+        self,
+        inputs: PolicyInputs,
+        generator: torch.Generator | None = None,
+        tokens: Int64[np.ndarray, "B L"] | Tensor | None = None,
+    ) -> Float[Tensor, "B L 256"]:
+        """Float32 logits of the action tokens; in training mode with image augmentation and proprioception noise.
+
+        An autoregressive policy needs `tokens`, whose logits they are.
+        """
+        if self.why_no_token_training:
+            raise PolicyError(self.why_no_token_training)
+        given = None if tokens is None else self.token_classes(tokens) + self.action_tokens.first_token
+        return self.model(inputs, generator, given)[0]
 
     def encode_actions(self, actions: Float[np.ndarray, "*batch A D"]) -> Int64[np.ndarray, "*batch L"]:
         """Action tokens of commands."""
@@ -132,26 +194,43 @@ class OpenVLAPolicy:
 
     def prepare(self, observation: Observation) -> PolicyInputs:
         """Observations as tensors on the policy's device. Raises `PolicyError` naming what does not fit."""
+        self._check(observation)
+        config = self.config
+        images = []
+        for name in self.cameras:
+            frames = np.asarray(observation.images[name])
+            if config.image_pipeline == "bilinear":
+                # torch cannot view arrays with negative strides, such as frames that a simulator turned around.
+                tensor = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+                images.append(to_model_images(tensor, config.image_size, config.image_orientation))
+            else:
+                crop = config.image_pipeline == "published"
+                turned = turn(frames, config.image_orientation)
+                images.append(evaluation_images(turned, config.image_size, crop, self.device))
+        proprio = torch.from_numpy(np.asarray(observation.proprio, dtype=np.float32)[:, : config.proprio_dim])
+        prompt_ids, prompt_mask = self._prompts(observation.instruction)
+        return PolicyInputs(torch.stack(images, dim=1), proprio.to(self.device), prompt_ids, prompt_mask)
+
+    def _check(self, observation: Observation) -> None:
         missing = [name for name in self.cameras if name not in observation.images]
         if missing:
             raise PolicyError(f"the policy looks through {missing}; the observation has {sorted(observation.images)}")
+        batch, proprio_dim = len(observation.instruction), self.config.proprio_dim
         proprio = np.asarray(observation.proprio, dtype=np.float32)
-        batch = len(observation.instruction)
-        if proprio.shape != (batch, self.config.proprio_dim) or not np.isfinite(proprio).all():
+        if proprio_dim and (proprio.shape != (batch, proprio_dim) or not np.isfinite(proprio).all()):
             raise PolicyError(
-                f"proprioception must be finite and [{batch}, {self.config.proprio_dim}] for {batch} instructions; "
+                f"proprioception must be finite and [{batch}, {proprio_dim}] for {batch} instructions; "
                 f"it is {list(proprio.shape)}"
             )
-        images = []
         for name in self.cameras:
             frames = np.asarray(observation.images[name])
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] != batch or frames.shape[-1] != 3:
                 raise PolicyError(f"frames of {name} must be uint8 [{batch}, H, W, 3]; they are {frames.dtype} {frames.shape}")
-            # torch cannot view arrays with negative strides, such as frames that a simulator turned around.
-            tensor = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
-            images.append(to_model_images(tensor, self.config.image_size, self.config.image_orientation))
-        prompt_ids, prompt_mask = self._prompts(observation.instruction)
-        return PolicyInputs(torch.stack(images, dim=1), torch.from_numpy(proprio).to(self.device), prompt_ids, prompt_mask)
+            if self.config.image_pipeline != "bilinear" and frames.shape[1] != frames.shape[2]:
+                raise PolicyError(
+                    f"frames of {name} are {frames.shape[1]} x {frames.shape[2]} px; this checkpoint was trained on square ones, "
+                    "so crop them or set sim.image_size"
+                )
 
     def _prompts(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         prompts = [self.prompts.encode(instruction) for instruction in instructions]
@@ -268,13 +347,20 @@ def _sample(
     logits: Float[Tensor, "B L 256"], temperature: float, generator: Generators
 ) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"]]:
     """Classes and their log-probs, by inverting the cumulative distribution at one uniform number a token."""
+    return _draw(logits, temperature, _uniform(logits.shape[0], logits.shape[1], generator) if temperature else None)
+
+
+def _draw(
+    logits: Float[Tensor, "B L 256"], temperature: float, uniform: Float[Tensor, "B L"] | None
+) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"]]:
     if temperature < 0:
         raise PolicyError(f"a temperature is at least 0, not {temperature}")
     if temperature == 0:
         classes = logits.argmax(-1)
         return classes, logits.new_zeros(classes.shape)
+    assert uniform is not None
     log_p = torch.log_softmax(logits / temperature, dim=-1)
-    uniform = _uniform(logits.shape[0], logits.shape[1], generator).to(logits.device)
+    uniform = uniform.to(logits.device)
     cumulative = log_p.double().exp().cumsum(-1)
     # Scaling by the total keeps the last class reachable and every class within bounds when the sum is not exactly 1.
     threshold = uniform[..., None] * cumulative[..., -1:]
@@ -290,3 +376,15 @@ def _uniform(batch: int, tokens: int, generator: Generators) -> Float[Tensor, "B
         return torch.stack([_uniform(1, tokens, g)[0].cpu() for g in generator])
     device = generator.device if generator is not None else "cpu"
     return torch.rand((batch, tokens), generator=generator, device=device, dtype=torch.float64)
+
+
+def _distinct(observation: Observation) -> tuple[Int64[np.ndarray, "M"], Int64[np.ndarray, "B"]]:
+    """Rows that differ from all before them, and which of those each row equals: siblings share their first observation."""
+    batch = len(observation.instruction)
+    keys = [(text, row.tobytes()) for text, row in zip(observation.instruction, observation.proprio, strict=True)]
+    if len(set(keys)) == batch:
+        return np.arange(batch), np.arange(batch)
+    frames = [np.asarray(observation.images[name]) for name in sorted(observation.images)]
+    seen: dict[Any, int] = {}
+    rows = [seen.setdefault((*key, *(f[i].tobytes() for f in frames)), len(seen)) for i, key in enumerate(keys)]
+    return np.unique(rows, return_index=True)[1], np.array(rows)

@@ -19,6 +19,11 @@ from tokenizers.trainers import BpeTrainer
 from vla_rl.policies.base import PolicyError
 
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
+END_TOKEN = 2
+"""Id of </s> in Llama's vocabulary."""
+EMPTY = "\u2581"
+"""Llama's token of a lone space (29871). Every prompt that OpenVLA was trained with ends in it, since one stood between the
+colon and the first action token."""
 
 
 def prompt_text(instruction: str) -> str:
@@ -36,10 +41,12 @@ def _special(tokenizer: Tokenizer, token: str) -> int:
 class PromptTokenizer:
     """Text tokenizer with a cache: an instruction is tokenised once."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, pad_id: int | None = None, last: str | None = None) -> None:
+        """`last` names a token that every prompt ends in; it is added where the text's last token is another one."""
         self.tokenizer = tokenizer
         self.begin_id = _special(tokenizer, BEGIN)
-        self.pad_id = _special(tokenizer, PAD)
+        self.pad_id = _special(tokenizer, PAD) if pad_id is None else pad_id
+        self.last_id = None if last is None else _special(tokenizer, last)
         self._cache: dict[str, Int64[np.ndarray, "N"]] = {}
 
     @staticmethod
@@ -75,6 +82,8 @@ class PromptTokenizer:
     def encode(self, instruction: str) -> Int64[np.ndarray, "N"]:
         """The prompt of an instruction, <s> first."""
         if instruction not in self._cache:
-            text = self.tokenizer.encode(prompt_text(instruction), add_special_tokens=False)
-            self._cache[instruction] = np.array([self.begin_id, *text.ids], dtype=np.int64)
+            ids = self.tokenizer.encode(prompt_text(instruction), add_special_tokens=False).ids
+            if self.last_id is not None and ids[-1] != self.last_id:
+                ids.append(self.last_id)
+            self._cache[instruction] = np.array([self.begin_id, *ids], dtype=np.int64)
         return self._cache[instruction]

@@ -14,6 +14,8 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEncoder
+from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from vla_rl.policies.openvla.config import FeaturizerConfig
 from vla_rl.policies.openvla.images import normalise_pixels
@@ -51,24 +53,40 @@ class _ResidualBlock(nn.Module):
         return x + self.conv2(nn.functional.gelu(self.conv1(self.norm(x))))
 
 
+def _siglip_config(config: FeaturizerConfig, image_size: int, activation: str) -> SiglipVisionConfig:
+    return SiglipVisionConfig(
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        image_size=image_size,
+        patch_size=config.patch_size,
+        hidden_act=activation,
+        vision_use_head=False,
+        attn_implementation="sdpa",
+    )
+
+
+def _dinov2_config(config: FeaturizerConfig, image_size: int) -> Dinov2WithRegistersConfig:
+    return Dinov2WithRegistersConfig(
+        hidden_size=config.width,
+        mlp_ratio=config.mlp_width // config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        image_size=image_size,
+        patch_size=config.patch_size,
+        num_register_tokens=config.registers,
+        attn_implementation="sdpa",
+    )
+
+
 class SiglipFeaturizer(nn.Module):
     """SigLIP's vision tower without its pooling head."""
 
     def __init__(self, config: FeaturizerConfig, image_size: int) -> None:
         super().__init__()
         self.final_norm = config.final_norm
-        self.encoder = SiglipVisionModel(
-            SiglipVisionConfig(
-                hidden_size=config.width,
-                intermediate_size=config.mlp_width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                image_size=image_size,
-                patch_size=config.patch_size,
-                vision_use_head=False,
-                attn_implementation="sdpa",
-            )
-        )
+        self.encoder = SiglipVisionModel(_siglip_config(config, image_size, "gelu_pytorch_tanh"))
 
     def forward(self, pixels: Float[Tensor, "M 3 S S"]) -> Float[Tensor, "M K V"]:
         hidden = self.encoder.encoder(inputs_embeds=self.encoder.embeddings(pixels)).last_hidden_state
@@ -82,23 +100,41 @@ class Dinov2Featurizer(nn.Module):
         super().__init__()
         self.final_norm = config.final_norm
         self.special_tokens = 1 + config.registers
-        self.encoder = Dinov2WithRegistersModel(
-            Dinov2WithRegistersConfig(
-                hidden_size=config.width,
-                mlp_ratio=config.mlp_width // config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                image_size=image_size,
-                patch_size=config.patch_size,
-                num_register_tokens=config.registers,
-                attn_implementation="sdpa",
-            )
-        )
+        self.encoder = Dinov2WithRegistersModel(_dinov2_config(config, image_size))
 
     def forward(self, pixels: Float[Tensor, "M 3 S S"]) -> Float[Tensor, "M K V"]:
         hidden = self.encoder.encoder(self.encoder.embeddings(pixels)).last_hidden_state
         hidden = self.encoder.layernorm(hidden) if self.final_norm else hidden
         return hidden[:, self.special_tokens :]
+
+
+class TimmFeaturizer(nn.Module):
+    """The blocks of transformers' DINOv2 or SigLIP behind timm's embeddings, as in released OpenVLA checkpoints.
+
+    timm 0.9, which those were trained with, gives positions to patches only, puts class and register tokens before them, and
+    has the exact GELU in SigLIP, too. No final norm. `original_names` maps every parameter to timm's.
+    """
+
+    def __init__(self, config: FeaturizerConfig, image_size: int) -> None:
+        super().__init__()
+        self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
+        self.position_embedding = nn.Parameter(torch.randn(1, (image_size // config.patch_size) ** 2, config.width) * 0.02)
+        self.special_tokens = 0
+        self.encoder: Dinov2WithRegistersEncoder | SiglipEncoder
+        if config.kind == "dinov2":
+            self.special_tokens = 1 + config.registers
+            self.class_token = nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
+            self.register_tokens = nn.Parameter(torch.randn(1, config.registers, config.width) * 0.02)
+            self.encoder = Dinov2WithRegistersEncoder(_dinov2_config(config, image_size))
+        else:
+            self.encoder = SiglipEncoder(_siglip_config(config, image_size, "gelu"))
+
+    def forward(self, pixels: Float[Tensor, "M 3 S S"]) -> Float[Tensor, "M K V"]:
+        hidden = self.patch_embedding(pixels).flatten(2).mT + self.position_embedding
+        if self.special_tokens:
+            batch = len(hidden)
+            hidden = torch.cat([self.class_token.expand(batch, -1, -1), self.register_tokens.expand(batch, -1, -1), hidden], 1)
+        return self.encoder(hidden).last_hidden_state[:, self.special_tokens :]
 
 
 FEATURIZERS: dict[str, type[ConvFeaturizer | SiglipFeaturizer | Dinov2Featurizer]] = {
@@ -115,7 +151,8 @@ class VisionBackbone(nn.Module):
         super().__init__()
         self.configs = configs
         for name, config in zip(("featurizer", "fused_featurizer"), configs, strict=False):
-            self.add_module(name, FEATURIZERS[config.kind](config, image_size))
+            kind = TimmFeaturizer if config.layout == "timm" else FEATURIZERS[config.kind]
+            self.add_module(name, kind(config, image_size))
 
     @property
     def width(self) -> int:
