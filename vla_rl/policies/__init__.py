@@ -10,21 +10,27 @@ from vla_rl.policies.base import ActionEvaluation, Policy, PolicyError
 if TYPE_CHECKING:
     import torch
 
+    from vla_rl.policies.openvla.original_config import CheckpointOptions
     from vla_rl.policies.openvla.policy import OpenVLAPolicy
 
 __all__ = ["ActionEvaluation", "Policy", "PolicyError", "load_policy"]
 
 
-def load_policy(path: str | Path, device: torch.device | str | None = None) -> OpenVLAPolicy:
+def load_policy(
+    path: str | Path,
+    device: torch.device | str | None = None,
+    options: CheckpointOptions | None = None,
+    dtype: torch.dtype | None = None,
+) -> OpenVLAPolicy:
     """The policy in `path`, in evaluation mode, on `device` (default: the CPU).
 
-    `path` is a folder that `Policy.save` wrote, a checkpoint, or a run directory, of which the newest policy is taken.
+    `path` is a folder that `Policy.save` wrote, a checkpoint, or a run directory, of which the newest policy is taken; or an
+    original OpenVLA or OpenVLA-OFT checkpoint, as a folder or as a repository of the Hugging Face hub (`owner/name`), about
+    which `options` says what its files do not. `dtype` is that of the weights; by default what the files have.
     Raises `PolicyError`, in one line, when there is none, when a file is missing or broken, or when the weights are of
     another architecture.
     """
+    from vla_rl.policies.openvla.hub import local_folder
     from vla_rl.policies.openvla.policy import OpenVLAPolicy
 
-    folder = Path(path)
-    if not folder.is_dir():
-        raise PolicyError(f"there is no policy at {folder}: it is not a folder")
-    return OpenVLAPolicy.load(folder, device or "cpu")
+    return OpenVLAPolicy.load(local_folder(path), device or "cpu", options, dtype)

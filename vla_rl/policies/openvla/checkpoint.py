@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla_rl.policies.base import PolicyError
+from vla_rl.policies.openvla import original_format
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics
 from vla_rl.policies.openvla.config import OpenVLAConfig
 from vla_rl.policies.openvla.modeling import OpenVLAModel, new_model
@@ -73,14 +74,20 @@ def find(path: Path) -> Path:
     if not saved:
         raise PolicyError(f"there is no policy in {path}: neither a {CONFIG} nor a checkpoint of a run")
     # The version counts updates; among equals (supervised training does not count) the one written last.
-    return max(saved, key=lambda file: (_read(file, _architecture_record)["version"], file.stat().st_mtime_ns)).parent
+    return max(saved, key=lambda file: (_version(file), file.stat().st_mtime_ns)).parent
+
+
+def _version(file: Path) -> int:
+    if original_format.is_original(file.parent):
+        return original_format.version_of(file.parent)
+    return int(_read(file, _architecture_record)["version"])
 
 
 def _architecture_record(file: Path) -> dict[str, Any]:
     record = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(record, dict) or record.get("architecture") != ARCHITECTURE:
         kind = record.get("architecture", record.get("model_type", "unknown")) if isinstance(record, dict) else "unknown"
-        raise PolicyError(f"this is a policy of architecture {kind!r}; only {ARCHITECTURE!r} can be loaded")
+        raise PolicyError(f"this is a policy of architecture {kind!r}; only {ARCHITECTURE!r} and openvla can be loaded")
     if set(record) != {"architecture", "version", "config"} or not isinstance(record["version"], int):
         raise PolicyError("expected the keys architecture, version (an integer) and config")
     return record

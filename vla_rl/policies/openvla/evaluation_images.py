@@ -25,7 +25,7 @@ def evaluation_images(
     frames: UInt8[np.ndarray, "B H H 3"], size: int, crop: bool, device: torch.device | str = "cpu"
 ) -> UInt8[Tensor, "B 3 S S"]:
     """Square frames, the right way up; the result is rounded after each step, as the originals' is."""
-    decoded = np.stack([_through_jpeg(frame) for frame in frames]) if len(frames) else frames
+    decoded = np.stack([_through_jpeg(np.ascontiguousarray(frame)) for frame in frames]) if len(frames) else frames
     images = torch.from_numpy(decoded).to(device).permute(0, 3, 1, 2).float()
     if images.shape[-1] != size:
         images = _resample(images, lanczos_weights(images.shape[-1], size)).round().clamp(0, 255)
@@ -36,9 +36,11 @@ def evaluation_images(
 
 
 def _through_jpeg(frame: UInt8[np.ndarray, "H H 3"]) -> UInt8[np.ndarray, "H H 3"]:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR), options)
-    return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    """TensorFlow decodes with libjpeg's fast transform, which OpenCV and Pillow do not offer: up to 16 levels apart."""
+    from simplejpeg import decode_jpeg
+
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return decode_jpeg(encoded.tobytes(), fastdct=True, fastupsample=False)
 
 
 def _resample(images: Float[Tensor, "B 3 H H"], weights: Float[Tensor, "S H"]) -> Float[Tensor, "B 3 S S"]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vla_rl.policies.base import ActionEvaluation, PolicyError
 from vla_rl.policies.digest import digest
-from vla_rl.policies.openvla import checkpoint
+from vla_rl.policies.openvla import checkpoint, original_format
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
 from vla_rl.policies.openvla.blocks import recompute_blocks
 from vla_rl.policies.openvla.config import OpenVLAConfig
@@ -26,10 +26,11 @@ from vla_rl.policies.openvla.evaluation_images import evaluation_images
 from vla_rl.policies.openvla.images import to_model_images, turn
 from vla_rl.policies.openvla.lora import add_adapters, frozen_weights, is_adapted, merge_adapters, plain_weights, trained_state
 from vla_rl.policies.openvla.modeling import OpenVLAModel, PolicyInputs
+from vla_rl.policies.openvla.original_config import CheckpointOptions
+from vla_rl.policies.openvla.original_format import Original
 from vla_rl.policies.openvla.prompts import PromptTokenizer
+from vla_rl.policies.openvla.sampling import Generators, distinct_rows, draw, sample, uniform_numbers
 from vla_rl.types import ActionChunk, Observation
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class OpenVLAPolicy:
@@ -40,8 +41,15 @@ class OpenVLAPolicy:
     """
 
     def __init__(
-        self, config: OpenVLAConfig, prompts: PromptTokenizer, statistics: ActionStatistics, model: OpenVLAModel, version: int = 0
+        self,
+        config: OpenVLAConfig,
+        prompts: PromptTokenizer,
+        statistics: ActionStatistics,
+        model: OpenVLAModel,
+        version: int = 0,
+        original: Original | None = None,
     ) -> None:
+        """`original` is what a checkpoint in OpenVLA's own format holds beside; such a policy is saved in that format."""
         if statistics.action_dim != config.action_dim:
             raise PolicyError(f"action statistics have {statistics.action_dim} dimensions, the policy {config.action_dim}")
         self.config = config
@@ -49,6 +57,7 @@ class OpenVLAPolicy:
         self.statistics = statistics
         self.model = model
         self.version = version
+        self.original = original
         self.action_tokens = ActionTokenizer(config.vocab_size, statistics)
         self.cameras = config.cameras
         self.chunk_length = config.chunk_length
@@ -65,7 +74,7 @@ class OpenVLAPolicy:
         Raises `PolicyError` for an observation that does not fit this policy.
         """
         self._check(observation)
-        distinct, rows = _distinct(observation)
+        distinct, rows = distinct_rows(observation)
         inputs = self.prepare(observation.select(distinct) if len(distinct) < len(rows) else observation)
         where = torch.from_numpy(rows).to(self.device)
         with self._evaluation_mode():
@@ -81,12 +90,14 @@ class OpenVLAPolicy:
         """Token classes, their log-probs and values, of `inputs[rows]`."""
         if self.config.decoding == "parallel":
             logits, values = self.model(inputs)
-            return *_sample(logits[rows], temperature, generator), values[rows]
-        uniform = _uniform(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
+            return *sample(logits[rows], temperature, generator), values[rows]
+        uniform = (
+            uniform_numbers(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
+        )
         log_probs: list[Tensor] = []
 
         def choose(logits: Float[Tensor, "B 256"], step: int) -> Int64[Tensor, "B"]:
-            classes, of_classes = _draw(logits[:, None], temperature, uniform[:, step : step + 1])
+            classes, of_classes = draw(logits[:, None], temperature, uniform[:, step : step + 1])
             log_probs.append(of_classes)
             return classes.squeeze(1)
 
@@ -319,17 +330,34 @@ class OpenVLAPolicy:
         """A policy with the same weights that takes no gradient and shares none but frozen ones."""
         shared = {id(p): p for p in self.parameters() if not p.requires_grad}
         model = copy.deepcopy(self.model, shared).requires_grad_(False).eval()
-        return OpenVLAPolicy(self.config, self.prompts, self.statistics, model, self.version)
+        return OpenVLAPolicy(self.config, self.prompts, self.statistics, model, self.version, self.original)
 
     def save(self, path: Path) -> None:
-        """Write config.json, tokenizer.json, action_statistics.json and model.safetensors into the folder `path`."""
-        checkpoint.write(Path(path), self.config, self.prompts, self.statistics, dict(self.weights()), self.version)
+        """Write the policy into the folder `path`: in the format of the checkpoint that it comes from, or as config.json,
+        tokenizer.json, action_statistics.json and model.safetensors. Adapters become part of the weights."""
+        weights = dict(self.weights())
+        if self.original is not None:
+            original_format.write(Path(path), self.config, self.original, weights, self.version)
+        else:
+            checkpoint.write(Path(path), self.config, self.prompts, self.statistics, weights, self.version)
 
     @staticmethod
-    def load(path: Path, device: torch.device | str = "cpu") -> OpenVLAPolicy:
-        """What `save` wrote, in evaluation mode. Raises `PolicyError` as `vla_rl.policies.load_policy` does."""
-        config, prompts, statistics, model, version = checkpoint.read(checkpoint.find(Path(path)))
-        return OpenVLAPolicy(config, prompts, statistics, model, version).to(device).eval()
+    def load(
+        path: Path,
+        device: torch.device | str = "cpu",
+        options: CheckpointOptions | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> OpenVLAPolicy:
+        """What `save` wrote, or an original checkpoint, in evaluation mode; see `vla_rl.policies.load_policy`."""
+        folder = checkpoint.find(Path(path))
+        if original_format.is_original(folder):
+            found = original_format.read(folder, options or CheckpointOptions(), device, dtype)
+            parts = found.config, found.prompts, found.statistics, found.model, found.version
+            return OpenVLAPolicy(*parts, original=found.original).eval()
+        policy = OpenVLAPolicy(*checkpoint.read(folder)).to(device).eval()
+        if dtype is not None:
+            policy.model.to(dtype)
+        return policy
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[None]:
@@ -341,50 +369,3 @@ class OpenVLAPolicy:
         finally:
             if was_training:
                 self.model.train()
-
-
-def _sample(
-    logits: Float[Tensor, "B L 256"], temperature: float, generator: Generators
-) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Classes and their log-probs, by inverting the cumulative distribution at one uniform number a token."""
-    return _draw(logits, temperature, _uniform(logits.shape[0], logits.shape[1], generator) if temperature else None)
-
-
-def _draw(
-    logits: Float[Tensor, "B L 256"], temperature: float, uniform: Float[Tensor, "B L"] | None
-) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"]]:
-    if temperature < 0:
-        raise PolicyError(f"a temperature is at least 0, not {temperature}")
-    if temperature == 0:
-        classes = logits.argmax(-1)
-        return classes, logits.new_zeros(classes.shape)
-    assert uniform is not None
-    log_p = torch.log_softmax(logits / temperature, dim=-1)
-    uniform = uniform.to(logits.device)
-    cumulative = log_p.double().exp().cumsum(-1)
-    # Scaling by the total keeps the last class reachable and every class within bounds when the sum is not exactly 1.
-    threshold = uniform[..., None] * cumulative[..., -1:]
-    classes = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
-    return classes.squeeze(-1), log_p.gather(-1, classes).squeeze(-1)
-
-
-def _uniform(batch: int, tokens: int, generator: Generators) -> Float[Tensor, "B L"]:
-    """In [0, 1), float64."""
-    if isinstance(generator, Sequence):
-        if len(generator) != batch:
-            raise PolicyError(f"{len(generator)} generators for {batch} observations")
-        return torch.stack([_uniform(1, tokens, g)[0].cpu() for g in generator])
-    device = generator.device if generator is not None else "cpu"
-    return torch.rand((batch, tokens), generator=generator, device=device, dtype=torch.float64)
-
-
-def _distinct(observation: Observation) -> tuple[Int64[np.ndarray, "M"], Int64[np.ndarray, "B"]]:
-    """Rows that differ from all before them, and which of those each row equals: siblings share their first observation."""
-    batch = len(observation.instruction)
-    keys = [(text, row.tobytes()) for text, row in zip(observation.instruction, observation.proprio, strict=True)]
-    if len(set(keys)) == batch:
-        return np.arange(batch), np.arange(batch)
-    frames = [np.asarray(observation.images[name]) for name in sorted(observation.images)]
-    seen: dict[Any, int] = {}
-    rows = [seen.setdefault((*key, *(f[i].tobytes() for f in frames)), len(seen)) for i, key in enumerate(keys)]
-    return np.unique(rows, return_index=True)[1], np.array(rows)
