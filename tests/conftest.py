@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 # Modules of the tests' own that several of them share: bandit, small_policy, pendulum_backend, pendulum_run, small_sets,
-# page_reader, pendulum_worker, on_ranks.
+# page_reader, pendulum_worker, on_ranks, launching.
 FOLDERS = ("algorithms", "policies", "sim", "trainers", "data", "report", "study", "distributed")
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in FOLDERS]
 

@@ -254,6 +254,7 @@ def _is_users(error: Exception) -> bool:
     from vla_rl.checkpoint import CheckpointError
     from vla_rl.config import ConfigError
     from vla_rl.data import DatasetError
+    from vla_rl.distributed.weight_sync import WeightSyncError
     from vla_rl.metrics import MetricsError
     from vla_rl.policies import PolicyError
     from vla_rl.run import RunError
@@ -272,6 +273,7 @@ def _is_users(error: Exception) -> bool:
         RunError,
         SimError,
         VideoError,
+        WeightSyncError,
     )
     return isinstance(error, mendable)
 

@@ -80,6 +80,9 @@ class PolicyConfig(Section):
     gradient_checkpointing: bool = False
     """Keep only the inputs of the transformers' layers for the backward pass, which computes the rest anew: a third more
     arithmetic, and a fraction of the memory."""
+    sharded: bool = False
+    """On several ranks (`torchrun`): each keeps its share of weights, gradients and moments (FSDP2), and a whole copy of the
+    weights to act with. Otherwise each keeps all, which is what adapters want."""
 
 
 class DemonstrationConfig(Section):

@@ -19,6 +19,8 @@ from rich.console import Console
 
 from vla_rl.checkpoint import save_checkpoint
 from vla_rl.config import Config, ConfigError, load_config
+from vla_rl.distributed.ranks import Ranks
+from vla_rl.distributed.sharding import gathered
 from vla_rl.machine import describe_machine
 from vla_rl.metrics import MetricsLogger
 from vla_rl.policies import PolicyError, load_policy
@@ -61,14 +63,17 @@ class RunError(RuntimeError):
 class Run:
     """An open run directory, locked against a second process. Use as a context manager."""
 
-    def __init__(self, config: Config) -> None:
-        """Create the directory, or continue in it (`run.resume=auto`).
+    def __init__(self, config: Config, ranks: Ranks | None = None) -> None:
+        """Create the directory, or continue in it (`run.resume=auto`). Of several ranks each has metrics of its own, the
+        others than the first in `ranks/RANK/`; all else lies in the directory of the first.
 
         Raises `RunError` where another process is at work in it, where it exists and resume=never, or where it belongs to
         another configuration.
         """
         self.config = config
-        self.directory = config.run.root / config.run.name
+        self.ranks = ranks or Ranks()
+        self.lead = config.run.root / config.run.name
+        self.directory = self.lead if self.ranks.leads else self.lead / "ranks" / str(self.ranks.rank)
         self._lock = lock_directory(
             self.directory,
             "run directory",
@@ -105,16 +110,23 @@ class Run:
         """
         config = self.config.run
         late = config.max_minutes is not None and self.metrics.recorded_time >= 60 * config.max_minutes
+        late = self.ranks.first(late)
         return late or (config.max_episodes is not None and episodes >= config.max_episodes)
 
     def checkpoints(self, phase: str) -> Path:
-        return self.directory / "checkpoints" / phase
+        return self.lead / "checkpoints" / phase
 
     def save(
         self, phase: str, step: int, policy: OpenVLAPolicy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
-    ) -> Path:
-        """Write a checkpoint of a phase, atomically."""
-        return save_checkpoint(
+    ) -> None:
+        """Write a checkpoint of a phase, atomically. All ranks call it; the others than the first give their shares to it."""
+        if not self.ranks.leads:
+            if self.config.policy.sharded:
+                for _ in policy.weights():
+                    pass
+                gathered([optimizer.state_dict() for optimizer in optimizers.values()])
+            return
+        save_checkpoint(
             self.checkpoints(phase),
             step,
             policy_save=partial(save_weights, policy),
@@ -131,7 +143,7 @@ class Run:
     @property
     def stopped(self) -> bool:
         """Whether training has ended early. It would again, as a run repeats itself."""
-        return (self.directory / STOPPED).exists()
+        return bool(self.ranks.first((self.directory / STOPPED).exists()))
 
     def close(self) -> None:
         self.metrics.close()

@@ -1,15 +1,12 @@
 """Two processes give the gradient, the weights and the statistics of one: sharded, as replicas, with LoRA, by every objective."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from launching import launch
 from on_ranks import cases
 
 from vla_rl.algorithms.composition import OBJECTIVES
@@ -22,31 +19,6 @@ REAL = ("ppo, sharded", "ppo, replicas", "ppo, LoRA", "everything, sharded", "wa
 APPROXIMATE = ("/loss", "_cost", "value/clip_fraction")
 """Statistics that one process has no exact value of either: means of losses weigh micro-batches by tokens, not by shares of
 trajectories; and in a first step, where values are those at rollout, rounding decides which of two equal terms is larger."""
-
-
-def launch(script: Path, *arguments: str, size: int = 2) -> list[str]:
-    """Run a script on so many ranks, as `torchrun` would; returns what each printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    try:
-        printed = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(printed)
-    return printed
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +44,7 @@ def test_two_ranks_are_one(name: str, results: tuple[dict[str, Any], list[dict[s
             ))  # fmt: skip
             assert values.keys() == wanted.keys()
             for key, value in wanted.items():
-                torch.testing.assert_close(values[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, key=key: f"{part} {key}: {m}")
+                torch.testing.assert_close(values[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, at=f"{part} {key}": f"{at}: {m}")
     for key, value in ranks[0][name]["weights"].items():
         assert torch.equal(ranks[1][name]["weights"][key], value), f"the ranks disagree on {key}"
 

@@ -10,8 +10,8 @@ Legend: N rows of a batch, n = ceil(N / ranks) rows of one rank.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -49,6 +49,14 @@ class Ranks:
     def share(self, items: Sequence[T]) -> list[T]:
         """Every `size`-th item from the one at `rank` on."""
         return list(items[self.rank :: self.size])
+
+    def together(self, items: Sequence[Any]) -> list[Any]:
+        """All items in their order, from what every rank made of its `share`."""
+        parts = self.gather(list(items))
+        result: list[Any] = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            result[rank :: self.size] = part
+        return result
 
     def rows(self, count: int) -> tuple[Int64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
         """This rank's rows of `count` (>= 1), and which of them are real.
@@ -99,6 +107,15 @@ class Ranks:
         """What rank 0 gives: for decisions that look at a clock or at the disk, which others may see differently."""
         return self.gather(value if self.leads else None)[0]
 
+    def leader_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on every rank; the others call it only once rank 0 is done, and find what it has written."""
+        if not self.leads:
+            self.wait()
+        made = make()
+        if self.leads:
+            self.wait()
+        return made
+
     def wait(self) -> None:
         """Until every rank is here."""
         if self.size > 1:
@@ -112,7 +129,10 @@ class Ranks:
 
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
-    """The ranks that `torchrun` tells of in the environment; one where it was not used. The group is closed at the end."""
+    """The ranks that `torchrun` tells of in the environment; one where it was not used. The group is closed at the end.
+
+    What is printed is printed by rank 0 alone.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks()
@@ -122,7 +142,8 @@ def open_ranks() -> Iterator[Ranks]:
     if gpus:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
-    try:
-        yield Ranks(dist.get_rank(), size, local_rank, local_size)
-    finally:
-        dist.destroy_process_group()
+    ranks = Ranks(dist.get_rank(), size, local_rank, local_size)
+    with open(os.devnull, "w") as nowhere, nullcontext() if ranks.leads else redirect_stdout(nowhere):
+        yield ranks
+    # Not after an error: the other ranks are still waiting, until whoever started them ends them.
+    dist.destroy_process_group()

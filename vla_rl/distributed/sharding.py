@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.policies.openvla.blocks import transformer_blocks
+from vla_rl.policies.sharded import whole
 
 ENTRANCES = ("value", "decode", "regress")
 """Ways into `OpenVLAModel` beside `forward`."""
@@ -49,16 +50,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> float:
 def gathered(tree: Any) -> Any:
     """A tree of plain values with every sharded tensor whole and on the CPU; all ranks have to ask for it together."""
     if isinstance(tree, DTensor):
-        return tree.detach().full_tensor().cpu()
+        return whole(tree).cpu()
     if isinstance(tree, dict):
         return {key: gathered(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(gathered(item) for item in tree)
     return tree
-
-
-def cut_like(whole: Tensor, like: Tensor) -> Tensor:
-    """This rank's share of a tensor that every rank has whole, cut as `like` is; the tensor itself where that is not cut."""
-    if not isinstance(like, DTensor):
-        return whole
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

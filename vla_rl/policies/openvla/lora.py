@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from vla_rl.policies.base import PolicyError
+from vla_rl.policies.sharded import whole
 
 ADAPTER = "default"
 INSTALL_PEFT = "LoRA needs peft; install it with: pip install 'vla_rl[lora]', or set policy.lora_rank=0"
@@ -58,7 +58,7 @@ def frozen_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What training cannot change in an adapted model; in a sharded one every rank must go through all of them."""
     for name, tensor in model.state_dict().items():
         if not _trains(name):
-            yield name, _whole(tensor)
+            yield name, whole(tensor)
 
 
 def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -70,10 +70,10 @@ def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in state.items():
         if _is_adapter(name):
             continue
-        weight = _whole(tensor)
+        weight = whole(tensor)
         if name.endswith(".base_layer.weight"):
             layer = name.removesuffix(".base_layer.weight")
-            down, up = (_whole(state[f"{layer}.lora_{part}.{ADAPTER}.weight"]) for part in ("A", "B"))
+            down, up = (whole(state[f"{layer}.lora_{part}.{ADAPTER}.weight"]) for part in ("A", "B"))
             weight = _merged(weight, down, up, _scaling(model.get_submodule(layer)))
         yield name.replace(".base_layer.", "."), weight.to("cpu", copy=True).contiguous()
 
@@ -100,11 +100,6 @@ def _merged(
 
 def _scaling(layer: nn.Module) -> float:
     return float(layer.scaling[ADAPTER])  # type: ignore[index, union-attr, arg-type]
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _is_adapter(name: str) -> bool:

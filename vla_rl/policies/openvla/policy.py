@@ -30,6 +30,7 @@ from vla_rl.policies.openvla.original_config import CheckpointOptions
 from vla_rl.policies.openvla.original_format import Original
 from vla_rl.policies.openvla.prompts import PromptTokenizer
 from vla_rl.policies.openvla.sampling import Generators, distinct_rows, draw, sample, uniform_numbers
+from vla_rl.policies.sharded import cut_like
 from vla_rl.types import ActionChunk, Observation
 
 
@@ -321,10 +322,11 @@ class OpenVLAPolicy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave. Raises `PolicyError` where names differ, `RuntimeError` where shapes do."""
-        differ = sorted(state.keys() ^ self.state_dict().keys())
+        own = self.state_dict()
+        differ = sorted(state.keys() ^ own.keys())
         if differ:
             raise PolicyError(f"the weights are of another policy: {len(differ)} names differ, such as {differ[0]}")
-        self.model.load_state_dict(state, strict=False)
+        self.model.load_state_dict({name: cut_like(tensor, own[name]) for name, tensor in state.items()}, strict=False)
 
     def frozen_copy(self) -> OpenVLAPolicy:
         """A policy with the same weights that takes no gradient and shares none but frozen ones."""
