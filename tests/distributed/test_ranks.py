@@ -44,7 +44,8 @@ def test_two_ranks_are_one(name: str, results: tuple[dict[str, Any], list[dict[s
             ))  # fmt: skip
             assert values.keys() == wanted.keys()
             for key, value in wanted.items():
-                torch.testing.assert_close(values[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, at=f"{part} {key}": f"{at}: {m}")
+                at = f"{part} {key}: "
+                torch.testing.assert_close(values[key], value, rtol=1e-3, atol=2e-5, msg=lambda m, at=at: at + m)
     for key, value in ranks[0][name]["weights"].items():
         assert torch.equal(ranks[1][name]["weights"][key], value), f"the ranks disagree on {key}"
 
