@@ -24,7 +24,7 @@ def launch(script: Path, *arguments: str, size: int = 2) -> list[str]:
         for rank in range(size)
     ]
     try:
-        printed = [process.communicate(timeout=240)[0] for process in processes]
+        printed = [process.communicate(timeout=80)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
