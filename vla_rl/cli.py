@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vla_rl import data_commands
+from vla_rl import data_commands, model_commands
 
 if TYPE_CHECKING:
     from vla_rl.config import Config
@@ -33,6 +33,7 @@ Words = Annotated[
 ]
 
 app.add_typer(data_commands.app)
+app.add_typer(model_commands.app)
 
 
 def _load(words: list[str] | None) -> tuple[Config, Path | None]:

@@ -66,6 +66,19 @@ class SimConfig(SimOptions):
 class PolicyConfig(Section):
     preset: str = "tiny"
     """Architecture of a policy built from scratch."""
+    path: str | None = None
+    """Instead of a preset: an OpenVLA or OpenVLA-OFT checkpoint, a folder or a hub repository such as openvla/NAME. `train`
+    improves it by reinforcement learning, `sft` clones demonstrations with it; it decides the length of a turn."""
+    unnorm_key: str | None = None
+    """Of `path`: data set whose statistics scale the actions; by default the only one, or that of task.suite."""
+    decoding: Literal["parallel", "autoregressive"] | None = None
+    """Of `path`: whether its action tokens come in one pass (OpenVLA-OFT) or one by one; by default told from its files."""
+    attention: Literal["full", "causal"] | None = None
+    """Of `path`, decoding in parallel: full, or causal where it was trained with stock transformers or FlashAttention-2."""
+    centre_crop: bool = True
+    """Of `path`: crop images as for all checkpoints that were trained with image augmentation."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the weights of `path`; by default as its files say."""
     checkpoint: Path | None = None
     """Start from this policy (a run or a checkpoint directory) instead of the supervised start."""
     chunk_length: Positive = 8

@@ -237,10 +237,10 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
-def prepare_for_training(policy: OpenVLAPolicy, config: Config) -> None:
-    """Give a policy that has weights worth keeping the adapters, and the memory savings, that the configuration asks for."""
+def prepare_for_training(policy: OpenVLAPolicy, config: Config, adapters: bool = True) -> None:
+    """Give a policy that has weights worth keeping the adapters, and any policy the memory savings, that are configured."""
     rank = config.policy.lora_rank
-    if rank:
+    if rank and adapters:
         policy.adapt(rank, config.policy.lora_alpha or min(rank, 16), config.run.seed)
     if config.policy.gradient_checkpointing:
         policy.recompute_activations()

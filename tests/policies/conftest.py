@@ -25,13 +25,13 @@ def make_policy(**overrides: Any) -> OpenVLAPolicy:
         "value_width": 16,
         "seed": 0,
         "statistics": ActionStatistics.unit(2),
+        "proprio_dim": 3,
     }
     return build_policy(
         "tiny",
         cameras=CAMERAS,
         chunk_length=3,
         action_dim=2,
-        proprio_dim=3,
         instructions=INSTRUCTIONS,
         **{**settings, **overrides},
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from vla_rl.algorithms.composition import check_rounds, compose
+from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.collect import collect_demonstrations
 from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.distributed.ranks import Ranks, open_ranks
-from vla_rl.policies import load_policy
+from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.policies.openvla.presets import check_preset
 from vla_rl.report import write_report
@@ -20,7 +22,7 @@ from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim import VectorSim, make_sim
 from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
 from vla_rl.trainers.rl import train_rl
-from vla_rl.trainers.sft import train_sft
+from vla_rl.trainers.sft import given_policy, train_sft
 
 
 def open_sim(config: Config, ranks: Ranks | None = None) -> VectorSim:
@@ -69,16 +71,18 @@ def demonstrations(run: Run) -> list[Path]:
     return collect_demonstrations(settings)
 
 
-def demonstrated_chunks(run: Run) -> ChunkDataset:
+def demonstrated_chunks(run: Run, chunk_length: int) -> ChunkDataset:
     """The run's demonstrations as samples, for objectives that go on learning from them."""
-    return ChunkDataset.load(demonstrations(run), run.config.sim.cameras, run.config.policy.chunk_length)
+    return ChunkDataset.load(demonstrations(run), run.config.sim.cameras, chunk_length)
 
 
 def supervised_start(run: Run) -> OpenVLAPolicy:
-    """The policy that RL begins with: `policy.checkpoint`, or one cloned from demonstrations in this run."""
+    """The policy that RL begins with: `policy.checkpoint`, `policy.path`, or one cloned from demonstrations in this run."""
     device = run.ranks.device(choose_device(run.config.run.device))
     if run.config.policy.checkpoint is not None:
         return load_policy(run.config.policy.checkpoint, device)
+    if run.config.policy.path is not None and latest_checkpoint(run.checkpoints("sft")) is None:
+        return given_policy(run.config, device)
     return train_sft(run, lambda: demonstrations(run), device)
 
 
@@ -108,7 +112,7 @@ def clone(config: Config, evaluate: bool = False) -> Path:
     set_threads(config.run.threads)
     task_ids = check(config)
     with Run(config) as run:
-        policy = supervised_start(run)
+        policy = train_sft(run, lambda: demonstrations(run), choose_device(config.run.device))
         if evaluate:
             with closing(open_sim(config)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
@@ -126,12 +130,14 @@ def train(config: Config) -> Path:
     with open_ranks() as ranks, ranks.leader_first(lambda: Run(config, ranks)) as run:
         try:
             policy = ranks.leader_first(lambda: supervised_start(run))
+            if policy.why_no_token_training:
+                raise PolicyError(f"{config.policy.path or config.policy.checkpoint}: {policy.why_no_token_training}")
             with closing(open_sim(config, ranks)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
                 if ranks.leads:
                     write_report(run.directory)
-                chunks = lambda: ranks.leader_first(lambda: demonstrated_chunks(run))  # noqa: E731
-                rounds = train_rl(run, sim, policy, task_ids, chunks)
+                chunks = partial(demonstrated_chunks, run, policy.chunk_length)
+                rounds = train_rl(run, sim, policy, task_ids, lambda: ranks.leader_first(chunks))
                 if config.policy.sharded and ranks.size > 1:
                     policy = load_policy(run.lead, policy.device)
                 evaluate_held_out(run, sim, policy, task_ids, "final", rounds)
@@ -141,13 +147,16 @@ def train(config: Config) -> Path:
 
 
 def evaluate_policy(config: Config, path: Path | None) -> Path:
-    """Evaluate `policy.checkpoint`, or else the newest policy of the run directory `path`, on the held-out list of the
-    configured tasks; returns the JSON's path, in the run directory."""
+    """Evaluate `policy.checkpoint`, or else the newest policy of the run directory `path`, or else `policy.path`, on the
+    held-out list of the configured tasks; returns the JSON's path, in the run directory."""
     set_threads(config.run.threads)
-    source = config.policy.checkpoint or path
-    if source is None or source.is_file():
-        raise ConfigError("there is no policy to evaluate; give a run directory, or policy.checkpoint=PATH")
-    policy = load_policy(source, choose_device(config.run.device))
+    source, device = config.policy.checkpoint or path, choose_device(config.run.device)
+    if source is not None and not source.is_file():
+        policy = load_policy(source, device)
+    elif config.policy.path is not None:
+        policy = given_policy(config, device)
+    else:
+        raise ConfigError("there is no policy to evaluate; give a run directory, policy.checkpoint=PATH or policy.path=PATH")
     task_ids, evaluation = chosen_tasks(config), config.evaluation
     mode = "greedy" if evaluation.temperature == 0 else f"temperature_{evaluation.temperature:g}"
     name = f"{config.task.suite}_{'_'.join(map(str, task_ids))}_{mode}_{evaluation.episodes}_version_{policy.version}"

@@ -11,12 +11,30 @@ import torch
 
 from vla_rl.algorithms.sft import SftLearner
 from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
+from vla_rl.config import Config
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies import load_policy
-from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
+from vla_rl.policies.openvla import ActionStatistics, CheckpointOptions, OpenVLAPolicy, build_policy
 from vla_rl.progress import Progress
-from vla_rl.run import Run, load_weights
+from vla_rl.run import Run, load_weights, prepare_for_training
 from vla_rl.sim.libero.tasks import suite_names, suite_tasks
+
+
+def given_policy(config: Config, device: torch.device) -> OpenVLAPolicy:
+    """The checkpoint that `policy.path` names. Raises `PolicyError` where it cannot be read."""
+    policy = config.policy
+    assert policy.path is not None
+    options = CheckpointOptions(
+        cameras=config.sim.cameras,
+        unnorm_key=policy.unnorm_key,
+        suite=config.task.suite,
+        decoding=policy.decoding,
+        attention=policy.attention,
+        chunk_length=policy.chunk_length,
+        centre_crop=policy.centre_crop,
+        value_gradient=policy.value_gradient,
+    )
+    return load_policy(policy.path, device, options, getattr(torch, policy.dtype) if policy.dtype else None)
 
 
 def new_policy(run: Run, dataset: ChunkDataset) -> OpenVLAPolicy:
@@ -46,8 +64,11 @@ def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], devic
     checkpoint = latest_checkpoint(run.checkpoints("sft"))
     if checkpoint is not None and checkpoint.name == f"step_{config.steps:06d}":
         return load_policy(checkpoint / "policy", device)
-    dataset = ChunkDataset.load(find_demonstrations(), run.config.sim.cameras, run.config.policy.chunk_length)
-    policy = new_policy(run, dataset).to(device)
+    given = given_policy(run.config, device) if run.config.policy.path else None
+    chunk_length = given.chunk_length if given else run.config.policy.chunk_length
+    dataset = ChunkDataset.load(find_demonstrations(), run.config.sim.cameras, chunk_length)
+    policy = given or new_policy(run, dataset).to(device)
+    prepare_for_training(policy, run.config, adapters=given is not None)
     learner = SftLearner(policy, config)
     step = 0
     if checkpoint is not None:
@@ -66,4 +87,5 @@ def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], devic
                 progress.advance(f"loss {stats['loss']:.3f}, token accuracy {stats['token_accuracy']:.1%}", to=step)
             if step % config.checkpoint_every == 0 or step == config.steps:
                 run.save("sft", step, policy, learner.optimizers, {"step": step})
-    return policy
+    # As it comes back from the checkpoint when the run continues.
+    return policy.merge()

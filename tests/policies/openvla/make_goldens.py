@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-import tiny_checkpoints as tiny  # noqa: E402
+import tiny_checkpoints as tiny
 
 EVERY = 8
 """Of the 256 action tokens, the logits of every eighth are kept."""

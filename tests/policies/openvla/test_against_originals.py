@@ -74,16 +74,13 @@ def test_a_causal_mask_answers_otherwise(
     expected = goldens["oft_tokens/logits"]
     for attention, is_the_original in (("full", True), ("causal", False)):
         policy = load_policy(checkpoints("oft_tokens"), options=replace(options("oft_tokens"), attention=attention))
-        difference = np.abs(answers(policy, tiny, "oft_tokens")["logits"] - expected).max()
-        assert (difference < 1e-4) is is_the_original and (difference < 0.1) is is_the_original
-    half = replace(policy.config, attention="slots")
-    policy.model.config = half
+        difference = float(np.abs(answers(policy, tiny, "oft_tokens")["logits"] - expected).max())
+        assert difference < 1e-4 if is_the_original else difference > 0.1
+    policy.model.config = replace(policy.config, attention="slots")
     assert np.abs(answers(policy, tiny, "oft_tokens")["logits"] - expected).max() > 0.1
 
 
-def test_an_observation_gives_what_its_tensors_give(
-    checkpoints: Checkpoints, options: Options, tiny: ModuleType
-) -> None:
+def test_an_observation_gives_what_its_tensors_give(checkpoints: Checkpoints, options: Options, tiny: ModuleType) -> None:
     """From frames and text: the prompt ends in token 29871, proprioception is scaled, the gripper is LIBERO's."""
     name = "oft_tokens_proprio"
     policy = load_policy(checkpoints(name), options=options(name))

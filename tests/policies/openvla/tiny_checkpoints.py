@@ -27,7 +27,7 @@ MEANS = {"dinov2": (0.484375, 0.455078125, 0.40625), "siglip": (0.5, 0.5, 0.5)}
 STDS = {"dinov2": (0.228515625, 0.2236328125, 0.224609375), "siglip": (0.5, 0.5, 0.5)}
 KINDS = {"dinosiglip-vit-so-224px": ("dinov2", "siglip"), "siglip-vit-so400m": ("siglip",), "dinov2-vit-l": ("dinov2",)}
 INSTRUCTION = "Put the bowl on the plate"
-WORDS = "In : What action should the robot take to put the bowl on plate ? Out lift cube".split()
+PROMPT = "In : What action should the robot take to put the bowl on the plate ? Out :"
 ACTION_DIM, PROPRIO_DIM = 7, 8
 
 
@@ -187,14 +187,13 @@ def _write_pt(path: Path, part: str, shapes: dict[str, tuple[int, ...]]) -> None
 def vocabulary() -> dict[str, int]:
     """Llama's special tokens at their places, a few words, and something for every other id."""
     named = {0: "<unk>", 1: "<s>", 2: "</s>", 29871: "\N{LOWER ONE EIGHTH BLOCK}", 32000: "<PAD>"}
-    named |= {300 + i: word for i, word in enumerate(dict.fromkeys(WORDS))}
+    named |= {300 + i: word for i, word in enumerate(dict.fromkeys(PROMPT.split()))}
     return {named.get(i, f"<{i}>"): i for i in range(VOCABULARY + 1)}
 
 
 def prompt_ids() -> list[int]:
     """<s> and the prompt of `INSTRUCTION`; the originals add token 29871 themselves."""
-    words = "In : What action should the robot take to put the bowl on the plate ? Out :".split()
-    return [1, *(vocabulary()[word] for word in words)]
+    return [1, *(vocabulary()[word] for word in PROMPT.split())]
 
 
 def images(case: Case) -> np.ndarray:

@@ -24,7 +24,8 @@ def recompute_blocks(model: nn.Module) -> None:
     """
     for block in transformer_blocks(model):
         # A partial of a bound method, unlike a closure, is copied with its block by `copy.deepcopy`.
-        block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
+        if not isinstance(block.forward, partial):
+            block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -61,6 +61,12 @@ def read(path: Path) -> tuple[OpenVLAConfig, PromptTokenizer, ActionStatistics, 
     return config, prompts, statistics, model, int(record["version"])
 
 
+def describe(path: Path) -> tuple[OpenVLAConfig, int]:
+    """Configuration and version of what `write` wrote. Raises `PolicyError` as `read` does."""
+    record = _read(path / CONFIG, _architecture_record)
+    return _read(path / CONFIG, lambda file: OpenVLAConfig.from_dict(record["config"])), int(record["version"])
+
+
 def find(path: Path) -> Path:
     """The folder of the policy in `path`: itself, `policy/` of a checkpoint, or the newest checkpoint of a run.
 

@@ -121,7 +121,9 @@ class OpenVLAConfig:
 
     def __post_init__(self) -> None:
         if not self.cameras or min(self.chunk_length, self.action_dim) < 1 or self.proprio_dim < 0:
-            raise PolicyError("a policy needs at least one camera, chunk_length and action_dim of at least 1, proprio_dim of 0 or more")
+            raise PolicyError(
+                "a policy needs at least one camera, chunk_length and action_dim of at least 1, proprio_dim of 0 or more"
+            )
         if not len(self.proprio_centre) == len(self.proprio_scale) == self.proprio_dim:
             raise PolicyError(f"proprio_centre and proprio_scale must have proprio_dim = {self.proprio_dim} entries")
         if min(self.proprio_scale, default=1) <= 0:

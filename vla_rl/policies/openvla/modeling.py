@@ -249,9 +249,7 @@ class OpenVLAModel(nn.Module):
     def _decoder(self, sequence: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None) -> Tensor:
         decoder = self.language_model.get_decoder()
         kept = {} if cache is None else {"cache": cache}
-        output = decoder(
-            inputs_embeds=sequence, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **kept
-        )
+        output = decoder(inputs_embeds=sequence, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **kept)
         return output.last_hidden_state
 
     def _action_logits(self, states: Float[Tensor, "*shape E"]) -> Float[Tensor, "*shape 256"]:

@@ -47,7 +47,9 @@ class CheckpointOptions:
     cameras: tuple[str, ...] = ("agentview",)
     """Cameras whose images the checkpoint was trained on, in their order."""
     unnorm_key: str | None = None
-    """Data set whose statistics actions are scaled by; by default the only one."""
+    """Data set whose statistics actions are scaled by; by default the only one, or that of `suite`."""
+    suite: str | None = None
+    """Task suite that the policy will act in."""
     decoding: Literal["parallel", "autoregressive"] | None = None
     """By default parallel where OpenVLA-OFT's extra files or its modeling file lie in the folder."""
     attention: Literal["full", "causal"] | None = None
@@ -74,15 +76,16 @@ class ExtraParts:
     """Whether the folder's own modeling file, which is never run, is OpenVLA-OFT's."""
 
 
-def choose_statistics(norm_stats: Any, key: str | None) -> tuple[str, dict[str, Any]]:
+def choose_statistics(norm_stats: Any, key: str | None, suite: str | None = None) -> tuple[str, dict[str, Any]]:
     """The statistics of a data set and its name. Raises `PolicyError` that lists the names where there is none of that name."""
     if not isinstance(norm_stats, dict) or not norm_stats:
         raise PolicyError("the checkpoint has no norm_stats: add the dataset_statistics.json of its training run to the folder")
     if key is None and len(norm_stats) == 1:
         key = next(iter(norm_stats))
-    for name in (key, f"{key}_no_noops"):
-        if name in norm_stats:
-            return str(name), norm_stats[str(name)]
+    wanted = key or suite
+    for name in (wanted, f"{wanted}_no_noops"):
+        if name is not None and name in norm_stats:
+            return name, norm_stats[name]
     what = "the checkpoint has statistics of several data sets" if key is None else f"there are no norm_stats of {key!r}"
     raise PolicyError(f"{what}; set policy.unnorm_key to one of: {', '.join(sorted(norm_stats))}")
 
@@ -162,8 +165,10 @@ def _language(record: dict[str, Any]) -> tuple[LanguageConfig, int]:
     """The decoder and the rows of its embedding tables."""
     text = record.get("text_config") or {}
     if text.get("model_type", "llama") != "llama" or text.get("rope_scaling"):
-        raise PolicyError(f"the language model is {text.get('model_type')!r} (llm_backbone_id {record.get('llm_backbone_id')!r}); "
-                          "only Llama without rope_scaling can be read")  # fmt: skip
+        raise PolicyError(
+            f"the language model is {text.get('model_type')!r} (llm_backbone_id {record.get('llm_backbone_id')!r}); "
+            "only Llama without rope_scaling can be read"
+        )
     if record.get("n_action_bins", NUM_ACTION_TOKENS) != NUM_ACTION_TOKENS:
         raise PolicyError(f"n_action_bins is {record['n_action_bins']}; only {NUM_ACTION_TOKENS} can be read")
     value = _LLAMA | text

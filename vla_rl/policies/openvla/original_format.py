@@ -99,7 +99,7 @@ def describe(folder: Path, options: CheckpointOptions) -> tuple[OpenVLAConfig, A
     ours = record.get(OURS, {})
     # The statistics of the run that wrote the checkpoint, rather than those of the checkpoint it began with.
     norm_stats = _json(folder / STATISTICS) if (folder / STATISTICS).is_file() else record.get("norm_stats")
-    key, stats = choose_statistics(norm_stats, ours.get("unnorm_key", options.unnorm_key))
+    key, stats = choose_statistics(norm_stats, ours.get("unnorm_key", options.unnorm_key), options.suite)
     assets = {name: (folder / name).read_bytes() for name in ASSETS if (folder / name).is_file()}
     extra_files, extra = _extra_parts(folder, assets)
     statistics = action_statistics(stats, options, key)
@@ -200,7 +200,9 @@ def _extra_parts(folder: Path, assets: dict[str, bytes]) -> tuple[dict[str, str]
     if "proprio_projector" in files:
         weight = _read_pt(folder / files["proprio_projector"]).get("fc1.weight")
         if weight is None or weight.ndim != 2:
-            raise PolicyError(f"{folder / files['proprio_projector']} has no matrix fc1.weight: it is no proprioception projector")
+            raise PolicyError(
+                f"{folder / files['proprio_projector']} has no matrix fc1.weight: it is no proprioception projector"
+            )
         dim = weight.shape[1]
     oft_code = b"NUM_ACTIONS_CHUNK" in assets.get("modeling_prismatic.py", b"")
     return files, ExtraParts(dim, "action_head" in files, oft_code)

@@ -53,7 +53,9 @@ class TensorFiles:
         """Raises `PolicyError` for the first tensor that is missing, of another shape, or of a type that is no plain float."""
         for name, shape in wanted.items():
             if name not in self:
-                raise PolicyError(f"{self.folder} has no tensor {name}: its config.json is of another network, or a file is incomplete")
+                raise PolicyError(
+                    f"{self.folder} has no tensor {name}: its config.json is of another network, or a file is incomplete"
+                )
             if self.shape(name) != shape:
                 raise PolicyError(
                     f"{self.folder}: tensor {name} is {list(self.shape(name))} and should be {list(shape)} by its config.json"
@@ -90,14 +92,14 @@ def _files(folder: Path) -> list[str]:
     return files
 
 
-def write_shards(
-    folder: Path, sizes: Mapping[str, int], tensor: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
-) -> None:
+def write_shards(folder: Path, sizes: Mapping[str, int], tensor: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES) -> None:
     """Write the tensors of `sizes` (bytes by name), at most `shard_bytes` a file; `tensor` is asked for one shard at a time."""
     shards = list(_split(sizes, shard_bytes))
     files = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for file, names in zip(files, shards, strict=True):
-        save_file({name: tensor(name).detach().cpu().contiguous() for name in names}, str(folder / file), metadata={"format": "pt"})
+        save_file(
+            {name: tensor(name).detach().cpu().contiguous() for name in names}, str(folder / file), metadata={"format": "pt"}
+        )
     if len(shards) > 1:
         where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(where.items()))}
