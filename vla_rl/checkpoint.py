@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from vla_rl.distributed.sharding import gathered
+from vla_rl.policies.sharded import cut_like
 from vla_rl.tensor_tree import TensorTreeError, load_tree, save_tree
 
 FORMAT = 1
@@ -257,7 +259,7 @@ def _prune(directory: Path, written: Path, keep: int) -> None:
 
 
 def _optimizer_record(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {"class": type(optimizer).__name__, "shapes": _shapes(optimizer), "state_dict": optimizer.state_dict()}
+    return {"class": type(optimizer).__name__, "shapes": _shapes(optimizer), "state_dict": gathered(optimizer.state_dict())}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
@@ -284,12 +286,14 @@ def _check_optimizer(path: Path, name: str, optimizer: torch.optim.Optimizer, re
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     optimizer.load_state_dict(state_dict)
-    # torch casts moments to the dtype of their parameter, which would round float32 moments of bfloat16 weights.
+    # torch casts moments to the dtype of their parameter, which would round float32 moments of bfloat16 weights, and leaves
+    # those of sharded weights whole.
     for index, parameter in enumerate(_parameters(optimizer)):
         for key, saved in state_dict["state"].get(index, {}).items():
-            loaded = optimizer.state[parameter][key]
-            if isinstance(saved, torch.Tensor) and saved.dtype != loaded.dtype:
-                optimizer.state[parameter][key] = saved.to(loaded.device)
+            if isinstance(saved, torch.Tensor):
+                loaded = optimizer.state[parameter][key]
+                kept = saved.to(loaded.device) if saved.dtype != loaded.dtype else loaded
+                optimizer.state[parameter][key] = cut_like(kept, parameter) if saved.shape == parameter.shape else kept
 
 
 def _random_state(

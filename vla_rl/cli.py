@@ -227,6 +227,34 @@ def bench_expert(
     show(expert.tables(outcomes, noise), expert.to_dict(outcomes, noise), json_path, as_markdown)
 
 
+@bench.command("policy")
+def bench_policy(
+    name: Annotated[str, typer.Argument(metavar="[POLICY]", help="A preset, openvla-7b (random weights), or a path.")] = "tiny",
+    batches: Annotated[str, typer.Option(help="Observations a call, separated by commas.")] = "1,8",
+    dtypes: Annotated[str, typer.Option(help="float32, bfloat16, or both with a comma.")] = "float32,bfloat16",
+    chunk: Annotated[int, typer.Option(min=1, help="Actions a chunk, of a preset.")] = 8,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Of the adapters that are trained; 0: none.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: one a core.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Of each row, over all repeats.")] = 1.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that the rows take.")] = 5,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Times to act and to learn, tokens/s, FLOP utilisation and memory of a policy, beside the machine's limits."""
+    from vla_rl.bench import policy, policy_report
+    from vla_rl.bench.output import show
+    from vla_rl.run import choose_device, set_threads
+
+    set_threads(threads)
+    sizes = tuple(int(batch) for batch in batches.split(","))
+    settings = policy.PolicySettings(
+        name, sizes, tuple(dtypes.split(",")), chunk, lora_rank, str(choose_device(device)), seconds, repeats
+    )
+    found = policy.measure(settings)
+    show(policy_report.tables(found), policy_report.to_dict(found), json_path, as_markdown)
+
+
 @bench.command("soak")
 def bench_soak(
     overrides: Overrides = None,
@@ -296,6 +324,7 @@ def _is_users(error: Exception) -> bool:
     from vla_rl.checkpoint import CheckpointError
     from vla_rl.config import ConfigError
     from vla_rl.data import DatasetError
+    from vla_rl.distributed.weight_sync import WeightSyncError
     from vla_rl.metrics import MetricsError
     from vla_rl.policies import PolicyError
     from vla_rl.run import RunError
@@ -314,6 +343,7 @@ def _is_users(error: Exception) -> bool:
         RunError,
         SimError,
         VideoError,
+        WeightSyncError,
     )
     return isinstance(error, mendable)
 

@@ -67,8 +67,7 @@ class PolicyConfig(Section):
     preset: str = "tiny"
     """Architecture of a policy built from scratch."""
     path: str | None = None
-    """Instead of a preset: an OpenVLA or OpenVLA-OFT checkpoint, a folder or a hub repository such as openvla/NAME. `train`
-    improves it by reinforcement learning, `sft` clones demonstrations with it; it decides the length of a turn."""
+    """Start from this OpenVLA or OpenVLA-OFT checkpoint, a folder or OWNER/NAME on the hub; it decides the length of a turn."""
     unnorm_key: str | None = None
     """Of `path`: data set whose statistics scale the actions; by default the only one, or that of task.suite."""
     decoding: Literal["parallel", "autoregressive"] | None = None
@@ -87,6 +86,14 @@ class PolicyConfig(Section):
     """Low-level actions a turn."""
     value_gradient: bool = False
     """Whether the value loss also trains the trunk that the policy shares, or the value head alone."""
+    lora_rank: Count = 0
+    """Rank of the adapters that train instead of the weights (VLA-RL: 32); 0: all weights train."""
+    lora_alpha: Positive | None = None
+    """Adapters are scaled by lora_alpha / lora_rank; null: min(lora_rank, 16), as OpenVLA and VLA-RL have it."""
+    gradient_checkpointing: bool = False
+    """Compute the transformers' activations anew in the backward pass, for a fraction of their memory."""
+    sharded: bool = False
+    """On several ranks (`torchrun`) each keeps a share of weights, gradients and moments (FSDP2), rather than all."""
 
 
 class DemonstrationConfig(Section):
@@ -208,8 +215,7 @@ class ObjectiveConfig(Section):
     advantage: str | dict[str, Setting] | None = None
     """Key of `estimators.ESTIMATORS`, or `{name: KEY, SETTING: VALUE}`."""
     ratio: Literal["token", "action", "trajectory"] | None = None
-    """What has a probability ratio and a clip: a token, an action (the product of its D tokens), or a trajectory (the geometric
-    mean of its tokens, GSPO)."""
+    """What has a ratio and a clip: a token, an action (product of its tokens), or a trajectory (geometric mean, GSPO)."""
     average: Literal["all", "trajectories"] | None = None
     """all: every executed token counts the same; trajectories: the mean within each trajectory, then over trajectories."""
     clip_low: Rate | None = None
@@ -369,9 +375,7 @@ def apply_override(record: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node = record
     for parent in parents:
-        if node.get(parent) is None:
-            node[parent] = {}
-        node = node[parent]
+        node[parent] = node = {} if node.get(parent) is None else node[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"the override {override!r} goes below {parent!r}, which is not a section")
     node[last] = value
@@ -379,11 +383,9 @@ def apply_override(record: dict[str, Any], override: str) -> None:
 
 def _known_keys(model: Any, location: Sequence[str | int]) -> list[str]:
     for part in location[:-1]:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            return []
-        model = field.annotation
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        field = getattr(model, "model_fields", {}).get(str(part))
+        model = getattr(field, "annotation", None)
+    return list(getattr(model, "model_fields", {}))
 
 
 def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str:

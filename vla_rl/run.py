@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,10 +19,13 @@ from rich.console import Console
 
 from vla_rl.checkpoint import save_checkpoint
 from vla_rl.config import Config, ConfigError, load_config
+from vla_rl.distributed.ranks import Ranks
+from vla_rl.distributed.sharding import gathered
 from vla_rl.machine import describe_machine
 from vla_rl.metrics import MetricsLogger
-from vla_rl.policies import Policy, PolicyError, load_policy
+from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
+from vla_rl.tensor_tree import load_tree, save_tree
 
 MAY_CHANGE = {
     "run.root",
@@ -31,6 +35,7 @@ MAY_CHANGE = {
     "run.keep_checkpoints",
     "run.max_minutes",
     "run.max_episodes",
+    "policy.gradient_checkpointing",
     "sim.num_workers",
     "rl.iterations",
     "rl.checkpoint_every",
@@ -44,6 +49,9 @@ MAY_CHANGE = {
 }
 """Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
 
+ADAPTERS = "adapters"
+"""Name of the files of adapters in a checkpoint's policy folder."""
+
 RESULTS = ("checkpoints", "demonstrations", "evaluation")
 STOPPED = "stopped.txt"
 
@@ -55,14 +63,17 @@ class RunError(RuntimeError):
 class Run:
     """An open run directory, locked against a second process. Use as a context manager."""
 
-    def __init__(self, config: Config) -> None:
-        """Create the directory, or continue in it (`run.resume=auto`).
+    def __init__(self, config: Config, ranks: Ranks | None = None) -> None:
+        """Create the directory, or continue in it (`run.resume=auto`). Of several ranks each has metrics of its own, the
+        others than the first in `ranks/RANK/`; all else lies in the directory of the first.
 
         Raises `RunError` where another process is at work in it, where it exists and resume=never, or where it belongs to
         another configuration.
         """
         self.config = config
-        self.directory = config.run.root / config.run.name
+        self.ranks = ranks or Ranks()
+        self.lead = config.run.root / config.run.name
+        self.directory = self.lead if self.ranks.leads else self.lead / "ranks" / str(self.ranks.rank)
         self._lock = lock_directory(
             self.directory,
             "run directory",
@@ -99,19 +110,26 @@ class Run:
         """
         config = self.config.run
         late = config.max_minutes is not None and self.metrics.recorded_time >= 60 * config.max_minutes
+        late = self.ranks.first(late)
         return late or (config.max_episodes is not None and episodes >= config.max_episodes)
 
     def checkpoints(self, phase: str) -> Path:
-        return self.directory / "checkpoints" / phase
+        return self.lead / "checkpoints" / phase
 
     def save(
-        self, phase: str, step: int, policy: Policy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
-    ) -> Path:
-        """Write a checkpoint of a phase, atomically."""
-        return save_checkpoint(
+        self, phase: str, step: int, policy: OpenVLAPolicy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
+    ) -> None:
+        """Write a checkpoint of a phase, atomically. All ranks call it; the others than the first give their shares to it."""
+        if not self.ranks.leads:
+            if self.config.policy.sharded:
+                for _ in policy.weights():
+                    pass
+                gathered([optimizer.state_dict() for optimizer in optimizers.values()])
+            return
+        save_checkpoint(
             self.checkpoints(phase),
             step,
-            policy_save=policy.save,
+            policy_save=partial(save_weights, policy),
             optimizers=optimizers,
             state=state,
             keep=self.config.run.keep_checkpoints,
@@ -125,7 +143,7 @@ class Run:
     @property
     def stopped(self) -> bool:
         """Whether training has ended early. It would again, as a run repeats itself."""
-        return (self.directory / STOPPED).exists()
+        return bool(self.ranks.first((self.directory / STOPPED).exists()))
 
     def close(self) -> None:
         self.metrics.close()
@@ -219,10 +237,38 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
+def prepare_for_training(policy: OpenVLAPolicy, config: Config, adapters: bool = True) -> None:
+    """Give a policy that has weights worth keeping the adapters, and any policy the memory savings, that are configured."""
+    rank = config.policy.lora_rank
+    if rank and adapters:
+        policy.adapt(rank, config.policy.lora_alpha or min(rank, 16), config.run.seed)
+    if config.policy.gradient_checkpointing:
+        policy.recompute_activations()
+
+
+def save_weights(policy: OpenVLAPolicy, folder: Path) -> None:
+    """Write a policy with its adapters merged, and beside it the adapters, as the sum does not tell its parts."""
+    policy.save(folder)
+    if policy.is_adapted:
+        save_tree(folder, ADAPTERS, {"frozen": policy.frozen_digest(), "state": policy.state_dict()})
+
+
 def load_weights(policy: OpenVLAPolicy, folder: Path) -> None:
-    """Load a saved policy's weights and version into `policy`. Raises `PolicyError` where it is of another architecture."""
+    """Put the weights and version that `save_weights` wrote into `policy`, of which adapters keep their frozen weights.
+
+    Raises `PolicyError` where the saved policy is of another architecture, or its adapters belong to other weights.
+    """
     saved = load_policy(folder, policy.device)
     if saved.config != policy.config:
         raise PolicyError(f"the policy in {folder} has another architecture; resume with the configuration of the run")
-    policy.load_state_dict(saved.state_dict())
+    state = saved.state_dict()
+    if policy.is_adapted:
+        record = load_tree(folder, ADAPTERS)
+        if record["frozen"] != policy.frozen_digest():
+            raise PolicyError(
+                f"the adapters in {folder} belong to other weights than those that this run starts from; "
+                "put back the policy (policy.checkpoint, or the run's supervised start) with which the run began"
+            )
+        state = record["state"]
+    policy.load_state_dict(state)
     policy.version = saved.version

@@ -7,6 +7,7 @@ JSON holds the structure and every plain value; what JSON lacks is written as an
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def load_tree(folder: Path, name: str) -> Any:
         return _decode(structure, tensors)
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise TensorTreeError(f"cannot read {name} in {folder}: {error}") from error
+
+
+def pack_tree(tree: Any) -> bytes:
+    """What `save_tree` would write, as bytes: the length of the JSON (little-endian uint64), the JSON, the safetensors."""
+    store = _Store()
+    structure = json.dumps(_encode(tree, "tree", store)).encode()
+    return struct.pack("<Q", len(structure)) + structure + safetensors.torch.save(store.tensors)
+
+
+def unpack_tree(data: bytes) -> Any:
+    """What `pack_tree` packed. Raises `TensorTreeError`."""
+    try:
+        end = 8 + struct.unpack_from("<Q", data)[0]
+        return _decode(json.loads(data[8:end]), safetensors.torch.load(data[end:]))
+    except (struct.error, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise TensorTreeError(f"cannot read a packed tree of {len(data)} bytes: {error}") from error
 
 
 def _encode(value: Any, place: str, store: _Store) -> Any:

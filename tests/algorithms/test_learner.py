@@ -13,6 +13,7 @@ from vla_rl.algorithms.learner import RlLearner, split_units
 from vla_rl.algorithms.mini_batch import TrainingError, accumulate_gradient
 from vla_rl.algorithms.turn_batch import TurnBatch
 from vla_rl.config import ObjectiveConfig, RlConfig
+from vla_rl.distributed.ranks import Ranks
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.types import Observation
 
@@ -59,7 +60,7 @@ def gradient(policy: OpenVLAPolicy, batch: TurnBatch, parts: list[np.ndarray]) -
     for parameter in policy.parameters():
         parameter.grad = None
     config = CONFIG.model_copy(update={"microbatch_turns": len(parts[0])})
-    accumulate_gradient(policy, config, PPO, batch.select(np.concatenate(parts)), None, train_policy=True)
+    accumulate_gradient(policy, config, PPO, batch.select(np.concatenate(parts)), None, train_policy=True, ranks=Ranks())
     return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
 

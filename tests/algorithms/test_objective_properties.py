@@ -13,6 +13,7 @@ from vla_rl.algorithms.learner import RlLearner
 from vla_rl.algorithms.mini_batch import accumulate_gradient
 from vla_rl.algorithms.turn_batch import Episodes, TurnBatch
 from vla_rl.config import ObjectiveConfig, RlConfig
+from vla_rl.distributed.ranks import Ranks
 from vla_rl.types import Observation
 
 NAN = float("nan")
@@ -44,7 +45,7 @@ def prepared(name: str, seed: int) -> tuple[LinearPolicy, RlLearner, TurnBatch, 
 def gradient(policy: LinearPolicy, learner: RlLearner, turns: TurnBatch, shown: TurnBatch | None, micro: int) -> torch.Tensor:
     policy.zero_grad()
     config = learner.config.model_copy(update={"microbatch_turns": micro})
-    accumulate_gradient(policy, config, learner.objective, turns, shown, train_policy=True)
+    accumulate_gradient(policy, config, learner.objective, turns, shown, train_policy=True, ranks=Ranks())
     return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in policy.parameters()])
 
 

@@ -17,7 +17,7 @@ from vla_rl.algorithms.objectives import token_cross_entropy
 from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
 from vla_rl.policies.openvla.config import AugmentationConfig
-from vla_rl.policies.openvla.policy import _sample
+from vla_rl.policies.openvla.sampling import sample
 from vla_rl.types import Observation
 
 Build = Callable[..., OpenVLAPolicy]
@@ -115,13 +115,13 @@ def test_samples_follow_the_distribution() -> None:
     # Probabilities .5, .3, .2 and nothing for the other 253 classes; 10000 draws, standard deviation at most .005.
     logits = torch.full((100, 100, 256), -1e9)
     logits[..., 10], logits[..., 20], logits[..., 255] = (torch.tensor(p).log() for p in (0.5, 0.3, 0.2))
-    classes, log_probs = _sample(logits, 1.0, torch.Generator().manual_seed(0))
+    classes, log_probs = sample(logits, 1.0, torch.Generator().manual_seed(0))
     for index, probability in ((10, 0.5), (20, 0.3), (255, 0.2)):
         chosen = classes == index
         assert chosen.float().mean().item() == pytest.approx(probability, abs=0.02)
         assert torch.allclose(log_probs[chosen].exp(), torch.tensor(probability))
     # Temperature 1/2 squares the odds: .25 : .09 : .04.
-    classes, _ = _sample(logits, 0.5, torch.Generator().manual_seed(0))
+    classes, _ = sample(logits, 0.5, torch.Generator().manual_seed(0))
     assert (classes == 10).float().mean().item() == pytest.approx(0.25 / 0.38, abs=0.02)
 
 

@@ -6,8 +6,9 @@ Legend: N turns, M demonstrated turns, B trajectories, A actions of a chunk, L =
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor
 from vla_rl.algorithms.advantages import group_mean
 from vla_rl.algorithms.averages import Averages
 from vla_rl.algorithms.composition import Objective
-from vla_rl.algorithms.mini_batch import TrainingError, accumulate_gradient, micro_batches
+from vla_rl.algorithms.mini_batch import TrainingError, accumulate_gradient, micro_batches, share_of
 from vla_rl.algorithms.objectives import explained_variance
 from vla_rl.algorithms.turn_batch import Round, TurnBatch
 from vla_rl.config import RlConfig
 from vla_rl.data.chunks import ChunkDataset
+from vla_rl.distributed.ranks import Ranks
+from vla_rl.distributed.sharding import clip_gradients
 from vla_rl.policies.base import TrainablePolicy
 
 STALE_RATIO = 1e-2
@@ -32,9 +35,18 @@ class RlLearner:
     """Updates a policy: `prepare` gives a round's turns what the objective's parts need, `update` learns from them."""
 
     def __init__(
-        self, policy: TrainablePolicy, config: RlConfig, objective: Objective, demonstrations: ChunkDataset | None = None
+        self,
+        policy: TrainablePolicy,
+        config: RlConfig,
+        objective: Objective,
+        demonstrations: ChunkDataset | None = None,
+        ranks: Ranks | None = None,
+        shard: Callable[[Any], None] | None = None,
     ) -> None:
         """Only an objective with a critic trains the value head, and only one with a reference holds a copy of the policy.
+
+        All `ranks` update together: each calls every method with the same arguments. `shard` cuts a policy into their shares
+        (`vla_rl.distributed.sharding`); without it each rank has all of it.
 
         Raises `ValueError` where the objective learns from demonstrations and there are none.
         """
@@ -44,7 +56,11 @@ class RlLearner:
         self.config = config
         self.objective = objective
         self.demonstrations = demonstrations
+        self.ranks = ranks or Ranks()
         self.reference = policy.frozen_copy() if objective.needs("reference") else None
+        for one in (policy, self.reference):
+            if shard is not None and one is not None:
+                shard(one)
         self.optimizers = {"policy": torch.optim.AdamW(policy.policy_parameters(), lr=config.learning_rate, weight_decay=0.0)}
         if objective.needs("critic"):
             self.optimizers["value"] = torch.optim.AdamW(
@@ -128,14 +144,14 @@ class RlLearner:
     def _step(self, turns: TurnBatch, demonstrations: TurnBatch | None, train_policy: bool) -> dict[str, float]:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        stats = accumulate_gradient(self.policy, self.config, self.objective, turns, demonstrations, train_policy)
+        stats = accumulate_gradient(self.policy, self.config, self.objective, turns, demonstrations, train_policy, self.ranks)
         if train_policy:
             self._warm_up_learning_rate()
         for name, optimizer in self.optimizers.items():
             if train_policy or name == "value":
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-                stats[f"{name}/gradient_norm"] = float(norm)
+                self.ranks.add_gradients(parameters)
+                stats[f"{name}/gradient_norm"] = clip_gradients(parameters, self.config.max_grad_norm)
                 optimizer.step()
         return stats
 
@@ -149,10 +165,11 @@ class RlLearner:
     def _distributions(self, policy: TrainablePolicy, turns: TurnBatch) -> Float[Tensor, "N L V"]:
         """Log-probs of all classes under a policy, at the rollouts' temperature."""
         parts = []
-        for rows in micro_batches(turns, self.config.microbatch_turns):
-            observation = turns.observation.select(rows)
-            parts.append(policy.evaluate_actions(observation, turns.tokens[rows], self.config.temperature).distribution.cpu())
-        return torch.cat(parts)
+        mine, _ = share_of(turns, self.ranks)
+        for rows in micro_batches(mine, self.config.microbatch_turns):
+            observation = mine.observation.select(rows)
+            parts.append(policy.evaluate_actions(observation, mine.tokens[rows], self.config.temperature).distribution.cpu())
+        return self.ranks.whole(torch.cat(parts), len(turns))
 
     @torch.no_grad()
     def _demonstrated(self, turns: TurnBatch, rng: np.random.Generator) -> TurnBatch | None:
@@ -180,11 +197,12 @@ class RlLearner:
             executed=torch.from_numpy(mask),
             advantages=1 - task_success(turns, observation.instruction),
         )
+        mine, _ = share_of(shown, self.ranks)
         old = [
-            self.policy.evaluate_actions(shown.observation.select(part), shown.tokens[part], config.temperature).log_probs.cpu()
-            for part in micro_batches(shown, config.microbatch_turns)
+            self.policy.evaluate_actions(mine.observation.select(part), mine.tokens[part], config.temperature).log_probs.cpu()
+            for part in micro_batches(mine, config.microbatch_turns)
         ]
-        return replace(shown, log_probs=torch.cat(old))
+        return replace(shown, log_probs=self.ranks.whole(torch.cat(old), count))
 
 
 def split_units(units: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -1,11 +1,13 @@
-"""The gradient of one mini-batch, in micro-batches of any size and order.
+"""The gradient of one mini-batch, in micro-batches of any size and order, on any number of ranks.
 
-Legend: N turns, M demonstrated turns, K trajectories, A actions of a chunk, L = A*D action tokens, V action-token classes.
+Legend: N turns, R of them on one rank, M demonstrated turns, K trajectories, A actions of a chunk, L = A*D action tokens,
+V action-token classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from vla_rl.algorithms.objectives import MAX_LOG_RATIO, Statistics, clipped_valu
 from vla_rl.algorithms.parts import Tokens, Trajectories
 from vla_rl.algorithms.turn_batch import TurnBatch
 from vla_rl.config import RlConfig
+from vla_rl.distributed.ranks import Ranks
 from vla_rl.policies.base import ActionEvaluation, TrainablePolicy
 
 
@@ -30,6 +33,15 @@ def micro_batches(turns: TurnBatch, size: int) -> Iterator[np.ndarray]:
     """Rows of at most `size` turns at a time."""
     for start in range(0, len(turns), size):
         yield np.arange(start, min(start + size, len(turns)))
+
+
+def share_of(turns: TurnBatch, ranks: Ranks) -> tuple[TurnBatch, np.ndarray]:
+    """The turns that this rank works on, and their rows [R]; what fills the share up is padding: nothing of it was executed."""
+    if ranks.size == 1:
+        return turns, np.arange(len(turns))
+    rows, real = ranks.rows(len(turns))
+    mine = turns.select(rows)
+    return replace(mine, executed=mine.executed & torch.from_numpy(real)[:, None]), rows
 
 
 def evaluate(policy: TrainablePolicy, turns: TurnBatch, temperature: float) -> tuple[Tokens, ActionEvaluation]:
@@ -64,25 +76,29 @@ def accumulate_gradient(
     turns: TurnBatch,
     demonstrations: TurnBatch | None,
     train_policy: bool,
+    ranks: Ranks,
 ) -> dict[str, float]:
-    """Add the gradient of a mini-batch's loss to the parameters; returns the averages of its statistics.
+    """Add this rank's part of the gradient of a mini-batch's loss to the parameters; returns the averages of its statistics,
+    over all ranks.
 
-    Without `train_policy` (critic warm-up) that of the value loss alone. Raises `TrainingError` for a loss that is not finite.
+    `turns` is the whole mini-batch on every rank: its denominators count all of it. Without `train_policy` (critic warm-up)
+    the gradient is that of the value loss alone. Raises `TrainingError` for a loss that is not finite.
     """
     means = Averages()
     if train_policy:
         share, size = action_shares(turns.executed, turns.trajectory, objective.average)
-        slopes, stats = _trajectory_slopes(policy, config, objective, turns)
+        slopes, stats = _trajectory_slopes(policy, config, objective, turns, ranks)
         means.add(stats, 1.0)
     valued = max(int(turns.executed.any(1).sum()), 1)
-    for rows in micro_batches(turns, config.microbatch_turns):
-        part = turns.select(rows)
+    mine, where = share_of(turns, ranks)
+    for rows in micro_batches(mine, config.microbatch_turns):
+        part = mine.select(rows)
         evaluation: ActionEvaluation | None = None
         losses = []
         if train_policy:
             tokens, evaluation = evaluate(policy, part, config.temperature)
-            slope = None if slopes is None else slopes[rows].to(policy.device)
-            shares = share[rows].to(policy.device)
+            slope = None if slopes is None else slopes[where[rows]].to(policy.device)
+            shares = share[where[rows]].to(policy.device)
             loss, stats = policy_loss(objective, tokens, shares, float(size) or 1.0, policy.action_dim, slope)
             stats |= _drift(part, tokens, policy)
             means.add({f"policy/{name}": value for name, value in stats.items()}, int(part.executed.sum()))
@@ -90,12 +106,19 @@ def accumulate_gradient(
         for term in objective.auxiliaries_on("critic"):
             values = policy.value(part.observation) if evaluation is None else evaluation.values
             loss, stats = value_loss(values, part, config.value_clip, valued)
-            means.add({f"value/{name}": value for name, value in stats.items()}, len(part))
+            means.add({f"value/{name}": value for name, value in stats.items()}, int(part.executed.any(1).sum()))
             losses.append(term.coefficient * loss)
         _backward(losses, policy)
     if train_policy and demonstrations is not None and len(demonstrations):
-        _demonstrate(policy, config, objective, demonstrations, means)
-    return means.result()
+        _demonstrate(policy, config, objective, demonstrations, means, ranks)
+    return _over_ranks(means, ranks)
+
+
+def _over_ranks(means: Averages, ranks: Ranks) -> dict[str, float]:
+    total = Averages()
+    for tree in ranks.gather(means.to_tree()):
+        total.add_tree(tree)
+    return total.result()
 
 
 def value_loss(values: Float[Tensor, "N"], turns: TurnBatch, clip: float, count: int) -> tuple[Tensor, Statistics]:
@@ -109,7 +132,7 @@ def value_loss(values: Float[Tensor, "N"], turns: TurnBatch, clip: float, count:
 
 
 def _trajectory_slopes(
-    policy: TrainablePolicy, config: RlConfig, objective: Objective, turns: TurnBatch
+    policy: TrainablePolicy, config: RlConfig, objective: Objective, turns: TurnBatch, ranks: Ranks
 ) -> tuple[Float[Tensor, "N"] | None, dict[str, Tensor]]:
     """The derivative of the loss of whole trajectories with respect to the log-prob of each turn's trajectory.
 
@@ -119,13 +142,15 @@ def _trajectory_slopes(
         return None, {}
     first, index = map(torch.from_numpy, np.unique(turns.trajectory.numpy(), return_index=True, return_inverse=True)[1:])
     sums = {name: torch.zeros(len(first)) for name in ("log_ratio", "tokens", "advantages")}
+    mine, where = share_of(turns, ranks)
     with torch.no_grad():
-        for rows in micro_batches(turns, config.microbatch_turns):
-            tokens, _ = evaluate(policy, turns.select(rows), config.temperature)
+        for rows in micro_batches(mine, config.microbatch_turns):
+            tokens, _ = evaluate(policy, mine.select(rows), config.temperature)
             weighted = tokens.advantages[:, None] * tokens.weights
             parts = (tokens.log_probs - tokens.behaviour_log_probs, tokens.mask.float(), torch.where(tokens.mask, weighted, 0.0))
             for name, part in zip(sums, parts, strict=True):
-                sums[name].index_add_(0, index[rows], part.sum(1).cpu())
+                sums[name].index_add_(0, index[where[rows]], part.sum(1).cpu())
+    sums = {name: ranks.sum(part) for name, part in sums.items()}
     # A trajectory without an executed token is padding and must not count among its group.
     real = sums["tokens"] > 0
     log_ratio = sums["log_ratio"][real].requires_grad_()
@@ -144,12 +169,13 @@ def _trajectory_slopes(
 
 
 def _demonstrate(
-    policy: TrainablePolicy, config: RlConfig, objective: Objective, demonstrations: TurnBatch, means: Averages
+    policy: TrainablePolicy, config: RlConfig, objective: Objective, demonstrations: TurnBatch, means: Averages, ranks: Ranks
 ) -> None:
     """Add the gradient of the terms on demonstrations."""
     count = max(int(demonstrations.executed.sum()) * policy.action_dim, 1)
-    for rows in micro_batches(demonstrations, config.microbatch_turns):
-        part = demonstrations.select(rows)
+    mine, _ = share_of(demonstrations, ranks)
+    for rows in micro_batches(mine, config.microbatch_turns):
+        part = mine.select(rows)
         loss, stats = demonstration_loss(objective, evaluate(policy, part, config.temperature)[0], count)
         means.add({f"policy/{name}": value for name, value in stats.items()}, int(part.executed.sum()))
         _backward([loss], policy)

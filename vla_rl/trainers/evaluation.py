@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from vla_rl.config import Config
 from vla_rl.curriculum import held_out_specs, validation_specs
-from vla_rl.evaluate import evaluate, pass_at_k_record, record_videos, write_json
+from vla_rl.distributed.ranks import Ranks
+from vla_rl.evaluate import EpisodeOutcome, Evaluation, evaluate, pass_at_k_record, record_videos, write_json
 from vla_rl.policies.base import ActingPolicy, Policy
 from vla_rl.progress import Progress
 from vla_rl.run import Run
@@ -27,17 +28,33 @@ def evaluate_and_save(
     name: str,
     step: int,
     videos: int = 0,
+    ranks: Ranks | None = None,
 ) -> Path:
-    """Evaluate on `specs`, film some episodes, print the table; returns the JSON's path."""
-    temperature = config.evaluation.temperature
-    with Progress(f"Evaluation {name}", total=len(specs)) as progress:
-        result = evaluate(policy, sim, specs, name=name, step=step, temperature=temperature, on_episode=progress.counted_episode)
+    """Evaluate on `specs`, film some episodes, print the table; returns the JSON's path, which rank 0 writes."""
+    ranks = ranks or Ranks()
+    result = _evaluate(ranks, sim, policy, specs, name, step, config.evaluation.temperature)
+    path = directory / "evaluation" / f"{name}.json"
+    if not ranks.leads:
+        return path
     if videos:
         record_videos(result, sim, directory, videos)
-    path = directory / "evaluation" / f"{name}.json"
     result.save(path)
     Console().print(result.table())
     return path
+
+
+def _evaluate(
+    ranks: Ranks, sim: VectorSim, policy: ActingPolicy, specs: Sequence[EpisodeSpec], name: str, step: int, temperature: float
+) -> Evaluation:
+    """Each rank runs its share of the episodes; all get all outcomes."""
+    mine = ranks.share(specs)
+    with Progress(f"Evaluation {name}", total=len(mine)) as progress:
+        seed, count = ranks.rank, progress.counted_episode
+        result = evaluate(policy, sim, mine, name=name, step=step, temperature=temperature, seed=seed, on_episode=count)
+    if ranks.size == 1:
+        return result
+    trees = ranks.together([vars(outcome) | {"spec": outcome.spec.to_dict()} for outcome in result.outcomes])
+    return replace(result, outcomes=[EpisodeOutcome(**tree | {"spec": EpisodeSpec.from_dict(tree["spec"])}) for tree in trees])
 
 
 def evaluate_held_out(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], name: str, step: int) -> None:
@@ -45,20 +62,13 @@ def evaluate_held_out(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequen
     config = run.config.evaluation
     specs = held_out_specs(run.config.task.suite, task_ids, config.episodes)
     _evaluate_once(run, sim, policy, specs, name, step, config.videos)
-    path = run.directory / "pass_at_k" / f"{name}.json"
-    if config.samples and not path.exists():
+    path = run.lead / "pass_at_k" / f"{name}.json"
+    if config.samples and run.ranks.first(not path.exists()):
         states = held_out_specs(run.config.task.suite, task_ids, config.sample_states)
-        write_json(path, _pass_at_k(run.config, sim, policy, states, name, step))
-
-
-def _pass_at_k(
-    config: Config, sim: VectorSim, policy: Policy, states: Sequence[EpisodeSpec], name: str, step: int
-) -> dict[str, Any]:
-    specs = [state for state in states for _ in range(config.evaluation.samples)]
-    temperature = config.evaluation.sample_temperature
-    with Progress(f"pass@k {name}", total=len(specs)) as progress:
-        result = evaluate(policy, sim, specs, name=name, step=step, temperature=temperature, on_episode=progress.counted_episode)
-    return pass_at_k_record(result)
+        specs = [state for state in states for _ in range(config.samples)]
+        result = _evaluate(run.ranks, sim, policy, specs, name, step, config.sample_temperature)
+        if run.ranks.leads:
+            write_json(path, pass_at_k_record(result))
 
 
 def evaluate_when_due(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], iteration: int) -> None:
@@ -72,5 +82,5 @@ def evaluate_when_due(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequen
 def _evaluate_once(
     run: Run, sim: VectorSim, policy: Policy, specs: Sequence[EpisodeSpec], name: str, step: int, videos: int = 0
 ) -> None:
-    if not (run.directory / "evaluation" / f"{name}.json").exists():
-        evaluate_and_save(run.directory, run.config, sim, policy, specs, name, step, videos)
+    if run.ranks.first(not (run.lead / "evaluation" / f"{name}.json").exists()):
+        evaluate_and_save(run.lead, run.config, sim, policy, specs, name, step, videos, run.ranks)

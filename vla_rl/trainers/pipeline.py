@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from vla_rl.algorithms.composition import check_rounds, compose
@@ -13,6 +14,7 @@ from vla_rl.collect import collect_demonstrations
 from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
+from vla_rl.distributed.ranks import Ranks, open_ranks
 from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.base import ActingPolicy
 from vla_rl.policies.openvla import OpenVLAPolicy
@@ -27,12 +29,14 @@ from vla_rl.trainers.sft import given_policy, train_sft
 from vla_rl.wire import TOKEN_VARIABLE
 
 
-def open_sim(config: Config) -> VectorSim:
-    sim = config.sim
+def open_sim(config: Config, ranks: Ranks | None = None) -> VectorSim:
+    """Of several ranks on a machine each has simulators of its own, and its share of the cores for them."""
+    sim, neighbours = config.sim, 1 if ranks is None else ranks.local_size
+    workers = sim.num_workers or (max(1, len(os.sched_getaffinity(0)) // neighbours) if neighbours > 1 else None)
     return make_sim(
         sim.name,
         num_envs=sim.num_envs,
-        num_workers=sim.num_workers,
+        num_workers=workers,
         cameras=sim.cameras,
         image_size=sim.image_size,
         render_quality=sim.render_quality,
@@ -62,7 +66,7 @@ def demonstrations(run: Run) -> list[Path]:
         task_ids=chosen_tasks(config),
         episodes=config.demonstrations.episodes_per_task,
         seed=config.run.seed,
-        output=run.directory / "demonstrations",
+        output=run.lead / "demonstrations",
         noise=config.demonstrations.noise,
         varied=config.demonstrations.varied,
         workers=config.sim.num_workers,
@@ -78,7 +82,7 @@ def demonstrated_chunks(run: Run, chunk_length: int) -> ChunkDataset:
 
 def supervised_start(run: Run) -> OpenVLAPolicy:
     """The policy that RL begins with: `policy.checkpoint`, `policy.path`, or one cloned from demonstrations in this run."""
-    device = choose_device(run.config.run.device)
+    device = run.ranks.device(choose_device(run.config.run.device))
     if run.config.policy.checkpoint is not None:
         return load_policy(run.config.policy.checkpoint, device)
     if run.config.policy.path is not None and latest_checkpoint(run.checkpoints("sft")) is None:
@@ -93,10 +97,20 @@ def check(config: Config) -> tuple[int, ...]:
     if config.policy.server is not None:
         raise ConfigError("policy.server is for evaluations; training changes a policy of its own: leave it out")
     choose_device(config.run.device)
+    check_memory_plan(config)
     check_preset(config.policy.preset)
     check_pictures(config.sim.render_quality, config.sim.antialiasing)
     check_rounds(config.rl, compose(config.objective))
     return chosen_tasks(config)
+
+
+def check_memory_plan(config: Config) -> None:
+    """Raise `ConfigError` for adapters in sharded weights, which nobody needs."""
+    if config.policy.sharded and config.policy.lora_rank:
+        raise ConfigError(
+            "policy.sharded cuts weights that train into shares, and with policy.lora_rank only small adapters train; "
+            "set policy.sharded=false: each rank then keeps the frozen weights once, to act and to learn with"
+        )
 
 
 def clone(config: Config, evaluate: bool = False) -> Path:
@@ -120,18 +134,22 @@ def train(config: Config) -> Path:
     """
     set_threads(config.run.threads)
     task_ids = check(config)
-    with Run(config) as run:
+    with open_ranks() as ranks, ranks.leader_first(lambda: Run(config, ranks)) as run:
         try:
-            policy = supervised_start(run)
+            policy = ranks.leader_first(lambda: supervised_start(run))
             if policy.why_no_token_training:
                 raise PolicyError(f"{config.policy.path or config.policy.checkpoint}: {policy.why_no_token_training}")
-            with closing(open_sim(config)) as sim:
+            with closing(open_sim(config, ranks)) as sim:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
-                write_report(run.directory)
-                rounds = train_rl(run, sim, policy, task_ids, lambda: demonstrated_chunks(run, policy.chunk_length))
+                if ranks.leads:
+                    write_report(run.directory)
+                chunks = partial(demonstrated_chunks, run, policy.chunk_length)
+                rounds = train_rl(run, sim, policy, task_ids, lambda: ranks.leader_first(chunks))
+                if config.policy.sharded and ranks.size > 1:
+                    policy = load_policy(run.lead, policy.device)
                 evaluate_held_out(run, sim, policy, task_ids, "final", rounds)
         finally:
-            report = write_report(run.directory)
+            report = write_report(run.directory) if ranks.leads else run.directory
         return report
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from vla_rl.algorithms.composition import compose
 from vla_rl.algorithms.learner import RlLearner
@@ -17,13 +16,14 @@ from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
 from vla_rl.config import RlConfig
 from vla_rl.curriculum import Curriculum, FinishedEpisode, finished_episodes
 from vla_rl.data.chunks import ChunkDataset
+from vla_rl.distributed.sharding import gathered as whole_tree
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.progress import Progress
-from vla_rl.rollout.batch import final_values, make_round
-from vla_rl.rollout.collector import collect
+from vla_rl.rollout.batch import make_round
 from vla_rl.rollout.groups import Gathered, Group, gather, groups_from_tree, groups_to_tree
-from vla_rl.run import Run, load_weights
+from vla_rl.run import Run, load_weights, prepare_for_training
 from vla_rl.sim.base import VectorSim
+from vla_rl.trainers.actor import Actor
 from vla_rl.trainers.evaluation import evaluate_when_due
 from vla_rl.trainers.statistics import RoundClock, rollout_statistics
 from vla_rl.types import EpisodeSpec, Trajectory
@@ -42,27 +42,31 @@ def train_rl(
     (`run.max_minutes`, `run.max_episodes`) or where dynamic sampling finds nothing to learn from; `run` then knows why.
     """
     config, objective = run.config.rl, compose(run.config.objective)
-    learner = RlLearner(policy, config, objective, demonstrations() if objective.needs("demonstrations") else None)
+    prepare_for_training(policy, run.config)
+    actor = Actor(run, policy)
+    learner = RlLearner(
+        policy, config, objective, demonstrations() if objective.needs("demonstrations") else None, run.ranks, actor.shard
+    )
     state = _restore(run, policy, learner)
     task = run.config.task
     curriculum = Curriculum(task.suite, task_ids, task.shipped_states, run.config.curriculum)
     curriculum.load_state_dict(state["curriculum"])
     with Progress(objective.name, total=config.iterations, done=state["iteration"]) as progress:
         while not _is_over(run, state):
-            evaluate_when_due(run, sim, policy, task_ids, state["iteration"])
+            actor.follow()
+            evaluate_when_due(run, sim, actor.policy, task_ids, state["iteration"])
             clock = RoundClock(sim)
             rng = np.random.default_rng([run.config.run.seed, state["iteration"]])
-            explore = torch.Generator().manual_seed(int(rng.integers(2**63)))
-            rollouts = partial(collect, sim, policy, temperature=config.temperature, generator=explore)
-            rollouts = partial(rollouts, stopwatch=clock.stopwatch, on_episode=progress.episode)
-            gathered = _gather(config, sim, partial(curriculum.draw, rng=rng), rollouts, state["waiting"])
+            rollouts = actor.rollouts(sim, int(rng.integers(2**63)), clock.stopwatch, progress.episode)
+            gathered = _gather(run, sim, partial(curriculum.draw, rng=rng), rollouts, state["waiting"])
             if not gathered.groups:
-                _stop(run, learner, state, gathered.why_none())
+                _stop(run, policy, learner, state, gathered.why_none())
                 break
             with clock.stopwatch.part("learning"):
                 if objective.reference_reset_every and state["iteration"] % objective.reference_reset_every == 0:
                     learner.reset_reference()
-                turns = learner.prepare(make_round(gathered.groups, _last_values(learner, gathered)))
+                last = actor.final_values(gathered.learned) if objective.needs("critic") else None
+                turns = learner.prepare(make_round(gathered.groups, last))
                 stats = learner.update(turns, rng, train_policy=state["warm"])
             stats |= curriculum.update(_decided(gathered, turns))
             _count(state, gathered, stats, config)
@@ -70,7 +74,7 @@ def train_rl(
             stats |= rollout_statistics(gathered) | clock.statistics() | {"rollout/total_episodes": state["episodes"]}
             run.metrics.log(state["iteration"], stats, phase=PHASE)
             if state["iteration"] % config.checkpoint_every == 0 or _is_over(run, state):
-                _save(run, learner, state)
+                _save(run, policy, learner, state)
             progress.advance(_note(stats))
     return int(state["iteration"])
 
@@ -80,13 +84,14 @@ def _is_over(run: Run, state: dict[str, Any]) -> bool:
 
 
 def _gather(
-    config: RlConfig,
+    run: Run,
     sim: VectorSim,
     draw: Callable[[int], Sequence[EpisodeSpec]],
     rollouts: Callable[[Sequence[EpisodeSpec]], list[Trajectory]],
     waiting: Sequence[Group],
 ) -> Gathered:
-    """The groups of one round: initial states from the curriculum, episodes from the simulator."""
+    """The groups of one round: initial states from the curriculum, episodes from the simulators of all ranks."""
+    config = run.config.rl
     return gather(
         draw,
         rollouts,
@@ -94,7 +99,7 @@ def _gather(
         config.episodes_per_iteration // config.group_size,
         size=config.group_size,
         attempts=config.sampling_attempts,
-        at_least=math.ceil(sim.num_envs / config.group_size),
+        at_least=math.ceil(run.ranks.size * sim.num_envs / config.group_size),
         low=config.success_low,
         high=config.success_high,
     )
@@ -108,13 +113,6 @@ def _decided(gathered: Gathered, turns: TurnBatch) -> list[FinishedEpisode]:
     dropped = [trajectory for group in gathered.drawn if id(group) not in kept for trajectory in group]
     nothing = np.zeros(sum(trajectory.num_turns for trajectory in dropped))
     return finished_episodes([*gathered.learned, *dropped], np.concatenate([turns.advantages.numpy(), nothing]))
-
-
-def _last_values(learner: RlLearner, gathered: Gathered) -> torch.Tensor | None:
-    """Values of the final observations, which only a critic's advantages need."""
-    if not learner.objective.needs("critic"):
-        return None
-    return final_values(learner.policy, gathered.learned)
 
 
 def _count(state: dict[str, Any], gathered: Gathered, stats: dict[str, float], config: RlConfig) -> None:
@@ -140,19 +138,19 @@ def _restore(run: Run, policy: OpenVLAPolicy, learner: RlLearner) -> dict[str, A
     return state | {"waiting": groups_from_tree(state["waiting"])}
 
 
-def _save(run: Run, learner: RlLearner, state: dict[str, Any]) -> None:
+def _save(run: Run, policy: OpenVLAPolicy, learner: RlLearner, state: dict[str, Any]) -> None:
     """A checkpoint holds the surplus groups and the reference, as neither can be made again from the policy."""
     kept = {
         "waiting": groups_to_tree(state["waiting"]),
-        "reference": None if learner.reference is None else learner.reference.state_dict(),
+        "reference": None if learner.reference is None else whole_tree(learner.reference.state_dict()),
     }
-    run.save(PHASE, state["iteration"], learner.policy, learner.optimizers, state | kept)
+    run.save(PHASE, state["iteration"], policy, learner.optimizers, state | kept)
 
 
-def _stop(run: Run, learner: RlLearner, state: dict[str, Any], reason: str) -> None:
+def _stop(run: Run, policy: OpenVLAPolicy, learner: RlLearner, state: dict[str, Any], reason: str) -> None:
     """End early; what has been learned so far is kept."""
     if state["iteration"]:
-        _save(run, learner, state)
+        _save(run, policy, learner, state)
     run.stop(reason)
 
 

@@ -16,7 +16,7 @@ from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import ActionStatistics, CheckpointOptions, OpenVLAPolicy, build_policy
 from vla_rl.progress import Progress
-from vla_rl.run import Run, load_weights
+from vla_rl.run import Run, load_weights, prepare_for_training
 from vla_rl.sim.libero.tasks import suite_names, suite_tasks
 
 
@@ -68,6 +68,7 @@ def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], devic
     chunk_length = given.chunk_length if given else run.config.policy.chunk_length
     dataset = ChunkDataset.load(find_demonstrations(), run.config.sim.cameras, chunk_length)
     policy = given or new_policy(run, dataset).to(device)
+    prepare_for_training(policy, run.config, adapters=given is not None)
     learner = SftLearner(policy, config)
     step = 0
     if checkpoint is not None:
@@ -86,4 +87,5 @@ def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], devic
                 progress.advance(f"loss {stats['loss']:.3f}, token accuracy {stats['token_accuracy']:.1%}", to=step)
             if step % config.checkpoint_every == 0 or step == config.steps:
                 run.save("sft", step, policy, learner.optimizers, {"step": step})
-    return policy
+    # As it comes back from the checkpoint when the run continues.
+    return policy.merge()

@@ -28,7 +28,7 @@ def write(
     config: OpenVLAConfig,
     prompts: PromptTokenizer,
     statistics: ActionStatistics,
-    model: OpenVLAModel,
+    weights: dict[str, Tensor],
     version: int,
 ) -> None:
     """Write the four files into the folder `path`; whoever needs it atomic writes to a new folder and renames that."""
@@ -37,7 +37,6 @@ def write(
     (path / CONFIG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     prompts.save(path / TOKENIZER)
     statistics.save(path / STATISTICS)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, str(path / WEIGHTS), metadata={"format": "pt"})
 
 

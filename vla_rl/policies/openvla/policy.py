@@ -17,15 +17,20 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vla_rl.policies.base import ActionEvaluation, Generators, PolicyError
+from vla_rl.policies.digest import digest
 from vla_rl.policies.openvla import checkpoint, original_format
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
+from vla_rl.policies.openvla.blocks import recompute_blocks
 from vla_rl.policies.openvla.config import OpenVLAConfig
 from vla_rl.policies.openvla.evaluation_images import evaluation_images
 from vla_rl.policies.openvla.images import to_model_images, turn
+from vla_rl.policies.openvla.lora import add_adapters, frozen_weights, is_adapted, merge_adapters, plain_weights, trained_state
 from vla_rl.policies.openvla.modeling import OpenVLAModel, PolicyInputs
 from vla_rl.policies.openvla.original_config import CheckpointOptions
 from vla_rl.policies.openvla.original_format import Original
 from vla_rl.policies.openvla.prompts import PromptTokenizer
+from vla_rl.policies.openvla.sampling import distinct_rows, draw, sample, uniform_numbers
+from vla_rl.policies.sharded import cut_like
 from vla_rl.types import ActionChunk, Observation
 
 
@@ -58,6 +63,7 @@ class OpenVLAPolicy:
         self.cameras = config.cameras
         self.chunk_length = config.chunk_length
         self.action_dim = config.action_dim
+        self._frozen_digest: str | None = None
 
     # -- acting -------------------------------------------------------------------------------------------------------
 
@@ -69,7 +75,7 @@ class OpenVLAPolicy:
         Raises `PolicyError` for an observation that does not fit this policy.
         """
         self._check(observation)
-        distinct, rows = _distinct(observation)
+        distinct, rows = distinct_rows(observation)
         inputs = self.prepare(observation.select(distinct) if len(distinct) < len(rows) else observation)
         where = torch.from_numpy(rows).to(self.device)
         with self._evaluation_mode():
@@ -85,12 +91,14 @@ class OpenVLAPolicy:
         """Token classes, their log-probs and values, of `inputs[rows]`."""
         if self.config.decoding == "parallel":
             logits, values = self.model(inputs)
-            return *_sample(logits[rows], temperature, generator), values[rows]
-        uniform = _uniform(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
+            return *sample(logits[rows], temperature, generator), values[rows]
+        uniform = (
+            uniform_numbers(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
+        )
         log_probs: list[Tensor] = []
 
         def choose(logits: Float[Tensor, "B 256"], step: int) -> Int64[Tensor, "B"]:
-            classes, of_classes = _draw(logits[:, None], temperature, uniform[:, step : step + 1])
+            classes, of_classes = draw(logits[:, None], temperature, uniform[:, step : step + 1])
             log_probs.append(of_classes)
             return classes.squeeze(1)
 
@@ -275,27 +283,65 @@ class OpenVLAPolicy:
         return list(self.model.value_head.parameters())
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """All but the value head's; the value loss reaches them too where `config.value_gradient`."""
-        return [p for name, p in self.model.named_parameters() if not name.startswith("value_head.")]
+        """All that train but the value head's; the value loss reaches them too where `config.value_gradient`."""
+        return [p for name, p in self.model.named_parameters() if not name.startswith("value_head.") and p.requires_grad]
+
+    @property
+    def is_adapted(self) -> bool:
+        return is_adapted(self.model)
+
+    def adapt(self, rank: int, alpha: int, seed: int) -> OpenVLAPolicy:
+        """From now on train adapters of this rank, scaled by alpha / rank, beside the value head, and nothing else (LoRA)."""
+        add_adapters(self.model, rank, alpha, seed)
+        self._frozen_digest = None
+        return self
+
+    def merge(self) -> OpenVLAPolicy:
+        """Make adapters part of the weights, which train in full again; for a policy without any nothing changes."""
+        merge_adapters(self.model)
+        return self
+
+    def frozen_digest(self) -> str:
+        """The content of the weights that adapters leave alone. Computed once, as it takes seconds for billions of them."""
+        if self._frozen_digest is None:
+            self._frozen_digest = digest(frozen_weights(self.model))
+        return self._frozen_digest
+
+    def recompute_activations(self) -> OpenVLAPolicy:
+        """Spend a second forward pass in the backward pass to keep only the inputs of the transformers' layers in memory."""
+        recompute_blocks(self.model)
+        return self
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights by name, adapters merged, gathered from all ranks, on the CPU: what `save` writes."""
+        return plain_weights(self.model)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.model.state_dict()
+        """What training can change: all weights, or adapters and value head of an adapted policy."""
+        return trained_state(self.model) if self.is_adapted else self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state)
+        """Put back what `state_dict` gave. Raises `PolicyError` where names differ, `RuntimeError` where shapes do."""
+        own = self.state_dict()
+        differ = sorted(state.keys() ^ own.keys())
+        if differ:
+            raise PolicyError(f"the weights are of another policy: {len(differ)} names differ, such as {differ[0]}")
+        self.model.load_state_dict({name: cut_like(tensor, own[name]) for name, tensor in state.items()}, strict=False)
 
     def frozen_copy(self) -> OpenVLAPolicy:
-        """A policy with the same weights that shares none of them and takes no gradient."""
-        model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        """A policy with the same weights that takes no gradient and shares none but frozen ones."""
+        shared = {id(p): p for p in self.parameters() if not p.requires_grad}
+        model = copy.deepcopy(self.model, shared).requires_grad_(False).eval()
         return OpenVLAPolicy(self.config, self.prompts, self.statistics, model, self.version, self.original)
 
     def save(self, path: Path) -> None:
         """Write the policy into the folder `path`: in the format of the checkpoint that it comes from, or as config.json,
-        tokenizer.json, action_statistics.json and model.safetensors."""
+        tokenizer.json, action_statistics.json and model.safetensors. Adapters become part of the weights."""
+        weights = dict(self.weights())
         if self.original is not None:
-            original_format.write(Path(path), self.config, self.original, self.state_dict(), self.version)
+            original_format.write(Path(path), self.config, self.original, weights, self.version)
         else:
-            checkpoint.write(Path(path), self.config, self.prompts, self.statistics, self.model, self.version)
+            checkpoint.write(Path(path), self.config, self.prompts, self.statistics, weights, self.version)
 
     @staticmethod
     def load(
@@ -325,50 +371,3 @@ class OpenVLAPolicy:
         finally:
             if was_training:
                 self.model.train()
-
-
-def _sample(
-    logits: Float[Tensor, "B L 256"], temperature: float, generator: Generators
-) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Classes and their log-probs, by inverting the cumulative distribution at one uniform number a token."""
-    return _draw(logits, temperature, _uniform(logits.shape[0], logits.shape[1], generator) if temperature else None)
-
-
-def _draw(
-    logits: Float[Tensor, "B L 256"], temperature: float, uniform: Float[Tensor, "B L"] | None
-) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"]]:
-    if temperature < 0:
-        raise PolicyError(f"a temperature is at least 0, not {temperature}")
-    if temperature == 0:
-        classes = logits.argmax(-1)
-        return classes, logits.new_zeros(classes.shape)
-    assert uniform is not None
-    log_p = torch.log_softmax(logits / temperature, dim=-1)
-    uniform = uniform.to(logits.device)
-    cumulative = log_p.double().exp().cumsum(-1)
-    # Scaling by the total keeps the last class reachable and every class within bounds when the sum is not exactly 1.
-    threshold = uniform[..., None] * cumulative[..., -1:]
-    classes = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
-    return classes.squeeze(-1), log_p.gather(-1, classes).squeeze(-1)
-
-
-def _uniform(batch: int, tokens: int, generator: Generators) -> Float[Tensor, "B L"]:
-    """In [0, 1), float64."""
-    if isinstance(generator, Sequence):
-        if len(generator) != batch:
-            raise PolicyError(f"{len(generator)} generators for {batch} observations")
-        return torch.stack([_uniform(1, tokens, g)[0].cpu() for g in generator])
-    device = generator.device if generator is not None else "cpu"
-    return torch.rand((batch, tokens), generator=generator, device=device, dtype=torch.float64)
-
-
-def _distinct(observation: Observation) -> tuple[Int64[np.ndarray, "M"], Int64[np.ndarray, "B"]]:
-    """Rows that differ from all before them, and which of those each row equals: siblings share their first observation."""
-    batch = len(observation.instruction)
-    keys = [(text, row.tobytes()) for text, row in zip(observation.instruction, observation.proprio, strict=True)]
-    if len(set(keys)) == batch:
-        return np.arange(batch), np.arange(batch)
-    frames = [np.asarray(observation.images[name]) for name in sorted(observation.images)]
-    seen: dict[Any, int] = {}
-    rows = [seen.setdefault((*key, *(f[i].tobytes() for f in frames)), len(seen)) for i, key in enumerate(keys)]
-    return np.unique(rows, return_index=True)[1], np.array(rows)
