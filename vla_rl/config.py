@@ -286,7 +286,6 @@ class Experiment(Section):
 class Config(Experiment):
     """One experiment with a policy that sees pictures."""
 
-    run: RunConfig = RunConfig()
     task: TaskConfig = TaskConfig()
     sim: SimConfig = SimConfig()
     policy: PolicyConfig = PolicyConfig()

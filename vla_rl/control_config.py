@@ -19,7 +19,6 @@ from vla_rl.config import (
     Fraction,
     Positive,
     Rate,
-    RunConfig,
     Section,
     Setting,
     apply_override,
@@ -94,11 +93,15 @@ class ControlEvaluationConfig(Section):
 class ControlConfig(Experiment):
     """One off-policy experiment."""
 
-    run: RunConfig = RunConfig()
     sim: ControlSimConfig = ControlSimConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     off_policy: OffPolicyConfig = OffPolicyConfig()
     evaluation: ControlEvaluationConfig = ControlEvaluationConfig()
+
+
+def kind_of(record: dict[str, Any]) -> type[Config] | type[ControlConfig]:
+    """Which kind of experiment the sections of a file are."""
+    return ControlConfig if "algorithm" in record else Config
 
 
 def load_experiment(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config | ControlConfig:
@@ -111,9 +114,9 @@ def load_experiment(path: Path | str | None = None, overrides: Sequence[str] = (
     for override in overrides:
         apply_override(record, override)
     source = str(path) if path else "the command line"
-    if "algorithm" not in record:
-        return validated(Config, record, source)
-    config = validated(ControlConfig, record, source)
+    config = validated(kind_of(record), record, source)
+    if isinstance(config, Config):
+        return config
     plan = config.off_policy
     if plan.round_steps % config.sim.num_envs:
         raise ConfigError(f"off_policy.round_steps in {source} is {plan.round_steps}; make it a multiple of sim.num_envs")

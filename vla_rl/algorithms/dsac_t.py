@@ -186,7 +186,7 @@ class DsacT:
             self.optimizers["actor"].step()
             self.optimizers["temperature"].step()
             self._move_targets()
-            self.actor.version += 1
+            self.actor.version = self.updates
 
     def _critic_gradient(self, batch: Batch, generator: torch.Generator) -> None:
         expected, sampled = self.targets(batch, generator)
@@ -283,7 +283,7 @@ class DsacT:
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
             self.bound.copy_(state["bound"])
-        self.updates = int(state["updates"])
+        self.updates = self.actor.version = int(state["updates"])
 
 
 def _adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
