@@ -64,7 +64,7 @@ class GymnasiumControl:
         terminated = np.array([outcome[2] for outcome in outcomes], bool)
         truncated = np.array([outcome[3] for outcome in outcomes], bool) & ~terminated
         observation = final.copy()
-        for row in np.flatnonzero(terminated | truncated):
+        for row in np.flatnonzero(terminated | truncated).tolist():
             self._episodes[row] += 1
             observation[row] = self._begin(row)
         return ControlStep(observation, reward, terminated, truncated, final)

@@ -58,7 +58,7 @@ class GaussianPolicy(nn.Module):
         self, observation: Float32[np.ndarray, "B O"], noise: Float32[np.ndarray, "B D"] | None = None
     ) -> Float32[np.ndarray, "B D"]:
         """Actions for a simulator or robot: sampled with standard normal `noise`, or without any, the middle of the Gaussian."""
-        device = self.network[0].weight.device
+        device = next(self.parameters()).device
         mean, log_std = self(torch.from_numpy(observation).to(device))
         if noise is not None:
             mean = mean + log_std.exp() * torch.from_numpy(noise).to(device)
