@@ -33,7 +33,7 @@ def test_overrides_can_be_applied(document: Path) -> None:
         if not override.endswith(("FILE_OR_FOLDER", "FOLDER", "PATH")):
             given = override.replace("'", "").rstrip(".")
             of_control = document.name == "dsac_t.md" or given.partition(".")[0] in OFF_POLICY
-            load_experiment(None, [given, "algorithm.name=dsac_t"][: 1 + of_control])
+            load_experiment(None, [*(["algorithm.name=dsac_t"] if of_control else []), given])
 
 
 def test_configuration_keys_exist(document: Path) -> None:
