@@ -243,6 +243,41 @@ def bench_soak(
         raise typer.Exit(1)
 
 
+@bench.command("dsac")
+def bench_dsac(
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each system, over all repeats.")] = 20.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that the systems take.")] = 5,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Updates/s of DSAC-T on one CPU thread, beside the structure of the authors' code and Stable-Baselines3's SAC."""
+    from vla_rl.bench import dsac
+    from vla_rl.bench.output import save, show
+
+    found = dsac.measure(dsac.DsacSettings(), seconds, repeats, lambda so_far: save(dsac.to_dict(so_far), json_path))
+    show(dsac.tables(found), dsac.to_dict(found), json_path, as_markdown)
+
+
+@bench.command("dsac-learning")
+def bench_dsac_learning(
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="[ENVIRONMENT]...", help="By default all four.")] = None,
+    algorithms: Annotated[str, typer.Option(help="Separated by commas.")] = "dsac_t,sac,sb3_sac",
+    record: Annotated[Path, typer.Option(help="One line a run; runs that it holds are not made again.")] = Path(
+        "runs/dsac_learning/outcomes.jsonl"
+    ),
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """What DSAC-T and SAC learn with the same budget and networks, beside Stable-Baselines3's SAC; resumable, takes hours."""
+    from vla_rl.bench import dsac_learning
+    from vla_rl.bench.output import show
+
+    for outcome in dsac_learning.measure(tasks or list(dsac_learning.TASKS), algorithms.split(","), record):
+        print(dsac_learning.line(outcome), file=sys.stderr, flush=True)
+    outcomes = dsac_learning.read_outcomes(record)
+    show(dsac_learning.tables(outcomes), dsac_learning.to_dict(outcomes), json_path, as_markdown)
+
+
 @app.command()
 def doctor() -> None:
     """Check GL, simulators, GPU, ROS, and say how to mend what is missing."""

@@ -150,20 +150,37 @@ def batches(count: int, observation_dim: int = 5, action_dim: int = 2, size: int
 def test_the_twin_critic_is_two_separate_networks() -> None:
     torch.manual_seed(0)
     twin = TwinCritic(7, (16, 16))
-    inputs = torch.randn(9, 7)
+    inputs = torch.randn(9, 7, requires_grad=True)
     mean, sigma = twin(inputs)
     (mean.square().sum() + sigma.sum()).backward()
+    of_inputs, inputs.grad = inputs.grad, None
     for k in range(2):
         layers = [(w[k].detach().clone().requires_grad_(), b[k].detach()) for w, b in zip(twin.weights, twin.biases, strict=True)]
         value = inputs
         for index, (weight, bias) in enumerate(layers):
-            value = value @ weight + bias
+            value = value @ weight.T + bias
             value = torch.nn.functional.gelu(value) if index < 2 else value
         torch.testing.assert_close(mean[k], value[:, 0])
         torch.testing.assert_close(sigma[k], softplus(value[:, 1]))
         (value[:, 0].square().sum() + softplus(value[:, 1]).sum()).backward()
         for (weight, _), stacked in zip(layers, twin.weights, strict=True):
             torch.testing.assert_close(stacked.grad[k], weight.grad)
+    torch.testing.assert_close(of_inputs, inputs.grad)
+
+
+def test_the_twin_critic_gives_the_gradient_of_the_inputs_alone() -> None:
+    """As the actor's update asks for it: of the smaller mean of each sample; the full gradient is that of finite differences."""
+    torch.manual_seed(0)
+    twin = TwinCritic(7, (16, 16)).double()
+    inputs = torch.randn(9, 7, dtype=torch.float64, requires_grad=True)
+    mean, _ = twin(inputs, frozen=True)
+    assert 0 < int((mean[0] < mean[1]).sum()) < 9
+    mean.amin(0).sum().backward()
+    alone, inputs.grad = inputs.grad, None
+    assert all(parameter.grad is None for parameter in twin.parameters())
+    (whole, _) = torch.autograd.grad(twin(inputs)[0].amin(0).sum(), (inputs, twin.weights[0]))
+    torch.testing.assert_close(alone, whole)
+    assert torch.autograd.gradcheck(lambda x: twin(x), (inputs,))
 
 
 def copy_to_plain(learner: DsacT, plain: PlainDsacT) -> None:
@@ -171,8 +188,8 @@ def copy_to_plain(learner: DsacT, plain: PlainDsacT) -> None:
         for network in networks:
             linear = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
             for layer, weight, bias in zip(linear, learner.critic.weights, learner.critic.biases, strict=True):
-                layer.weight.data.copy_(weight[k].T)
-                layer.bias.data.copy_(bias[k, 0])
+                layer.weight.data.copy_(weight[k])
+                layer.bias.data.copy_(bias[k])
     plain.actor.load_state_dict(learner.actor.network.state_dict())
     plain.target_actor.load_state_dict(learner.actor.network.state_dict())
 
@@ -195,8 +212,8 @@ def test_the_learner_equals_the_plain_structure(monkeypatch: pytest.MonkeyPatch)
         linear = [layer for layer in plain.critics[k] if isinstance(layer, torch.nn.Linear)]
         slow = [layer for layer in plain.target_critics[k] if isinstance(layer, torch.nn.Linear)]
         for index, layer in enumerate(linear):
-            torch.testing.assert_close(learner.critic.weights[index][k].T, layer.weight, rtol=0, atol=2e-6)
-            torch.testing.assert_close(learner.target_critic.weights[index][k].T, slow[index].weight, rtol=0, atol=1e-6)
+            torch.testing.assert_close(learner.critic.weights[index][k], layer.weight, rtol=0, atol=2e-6)
+            torch.testing.assert_close(learner.target_critic.weights[index][k], slow[index].weight, rtol=0, atol=1e-6)
         torch.testing.assert_close(learner.bound[k], plain.bounds[k], rtol=1e-5, atol=0)
     for ours, theirs in zip(learner.actor.network.parameters(), plain.actor.parameters(), strict=True):
         assert float((ours - theirs).abs().max()) < 5e-5
@@ -284,7 +301,7 @@ def test_sigma_calibration_and_clip_share() -> None:
     for index in range(2):  # Q = 0 and sigma = softplus(log(e - 1)) = 1 everywhere
         learner.critic.weights[index].data.zero_()
         learner.critic.biases[index].data.zero_()
-    learner.critic.biases[1].data[..., 1] = math.log(math.e - 1)
+    learner.critic.biases[1].data[:, 1] = math.log(math.e - 1)
     learner.bound.fill_(0.5)
     normal = torch.randn(2048, generator=generator)
     found = learner.diagnose(ended._replace(reward=2 * normal), generator)

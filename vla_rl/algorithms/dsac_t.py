@@ -11,7 +11,7 @@ Legend: M = 2 critics, B samples, O observation size, D action size, I = O + D.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -169,11 +169,12 @@ class DsacT:
         self.bound = torch.zeros(CRITICS, device=device)
         """B: the moving average of each critic's sigma."""
         self.updates = 0
-        self._actor_parameters = list(self.actor.parameters())
+        actor = {"params": list(self.actor.parameters()), "lr": config.actor_learning_rate}
+        temperature = {"params": [self.log_alpha], "lr": config.temperature_learning_rate}
+        # Fused: one call for all parameters, on the CPU too, where the plain form makes ten for each.
         self.optimizers = {
-            "critic": _adam(self.critic.parameters(), config.critic_learning_rate),
-            "actor": _adam(self._actor_parameters, config.actor_learning_rate),
-            "temperature": _adam([self.log_alpha], config.temperature_learning_rate),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_learning_rate, fused=True),
+            "actor": torch.optim.Adam([actor, temperature], fused=True),
         }
 
     def update(self, batch: Batch, generator: torch.Generator) -> None:
@@ -184,7 +185,6 @@ class DsacT:
         if self.updates % self.delay == 0:
             self._actor_gradient(batch, generator)
             self.optimizers["actor"].step()
-            self.optimizers["temperature"].step()
             self._move_targets()
             self.actor.version = self.updates
 
@@ -219,11 +219,9 @@ class DsacT:
     def _actor_gradient(self, batch: Batch, generator: torch.Generator) -> None:
         observation = batch.inputs[:, : self.actor.observation_dim]
         action, log_prob = self.actor.sample(observation, self._noise(batch, generator))
-        mean, _ = self.critic(torch.cat((observation, action), 1))
+        mean, _ = self.critic(torch.cat((observation, action), 1), frozen=True)
         self.optimizers["actor"].zero_grad()
-        loss = actor_loss(log_prob, mean, self.log_alpha.detach().exp())
-        # `inputs` spares the gradients of the critics' weights, half the cost of the critics' backward pass.
-        loss.backward(inputs=self._actor_parameters)
+        actor_loss(log_prob, mean, self.log_alpha.detach().exp()).backward()
         self.log_alpha.grad = temperature_gradient(log_prob.detach(), self.target_entropy)
 
     @torch.no_grad()
@@ -284,8 +282,3 @@ class DsacT:
             self.log_alpha.copy_(state["log_alpha"])
             self.bound.copy_(state["bound"])
         self.updates = self.actor.version = int(state["updates"])
-
-
-def _adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
-    # One call for all parameters of a network, on the CPU too; the plain form makes ten for each.
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
