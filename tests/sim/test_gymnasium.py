@@ -51,15 +51,17 @@ def test_actions_are_scaled_to_the_bounds() -> None:
     assert float(reward[0] - reward[1]) == pytest.approx(0.004, rel=1e-3)
 
 
-def test_a_fall_terminates_and_is_no_truncation() -> None:
-    sim = make_control("gymnasium", "InvertedPendulum-v5", 1)
-    sim.reset([2])
-    for _ in range(100):
-        outcome = sim.step(np.ones((1, 1), np.float32))
+def test_reaching_the_goal_terminates_and_is_no_truncation() -> None:
+    """Pushing along with the velocity rocks the car out of its valley in about a hundred steps of at most 999."""
+    sim = make_control("gymnasium", "MountainCarContinuous-v0", 1)
+    observation = sim.reset([2])
+    for _ in range(300):
+        outcome = sim.step(np.sign(observation[:, 1:] + 1e-9).astype(np.float32))
+        observation = outcome.observation
         if outcome.terminated[0]:
-            assert not outcome.truncated[0]
+            assert not outcome.truncated[0] and outcome.final_observation[0, 0] >= 0.45 > outcome.observation[0, 0]
             return
-    raise AssertionError("the pole never fell")
+    raise AssertionError("the car never left its valley")
 
 
 def test_training_and_evaluation_share_no_episode() -> None:
