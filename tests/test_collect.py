@@ -15,7 +15,8 @@ import pytest
 from vla_rl import collect_worker
 from vla_rl.collect import collect_demonstrations, replay
 from vla_rl.collect_worker import Collection
-from vla_rl.config import CollectSettings, ConfigError, load_section
+from vla_rl.config import CollectSettings, ConfigError
+from vla_rl.config_files import load_section
 from vla_rl.curriculum import EVALUATION_SEED_START
 from vla_rl.data import DatasetError
 from vla_rl.data.libero_hdf5 import finished_parts, parts_folder, read_demonstrations

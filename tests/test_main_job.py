@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vla_rl.config import load_config
+from vla_rl.config_files import load_config
 from vla_rl.metrics import read_metrics
 from vla_rl.policies import load_policy
 from vla_rl.trainers import pipeline

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_rl.config import ConfigError, load_config
+from vla_rl.config import ConfigError
+from vla_rl.config_files import load_config
 from vla_rl.run import Run, RunError, choose_device, config_of
 
 

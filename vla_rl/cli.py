@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vla_rl import data_commands, model_commands
+from vla_rl import bench_commands, data_commands, model_commands
+from vla_rl.command_words import Words, split
 
 if TYPE_CHECKING:
     from vla_rl.config import Config
+    from vla_rl.control_config import ControlConfig
 
 DEMO = "configs/demo.yaml"
 
@@ -23,35 +25,29 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure speed and fidelity, against what is replaced.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
 collect = typer.Typer(help="Make demonstrations.", no_args_is_help=True)
 app.add_typer(collect, name="collect")
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file or a run directory, then section.key=value overrides."),
-]
-
+app.add_typer(bench_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
 
 
 def _load(words: list[str] | None) -> tuple[Config, Path | None]:
     """The configuration that the words of a command mean, and its path."""
-    from vla_rl.config import load_config
+    from vla_rl.config_files import load_config
     from vla_rl.run import config_of
 
-    path, overrides = _split(words)
+    path, overrides = split(words)
     return load_config(config_of(path) if path else None, overrides), path
 
 
-def _split(words: list[str] | None) -> tuple[Path | None, list[str]]:
-    """A path, if there is one among the words, and the overrides."""
-    paths = [word for word in words or [] if "=" not in word]
-    overrides = [word for word in words or [] if "=" in word]
-    if len(paths) > 1:
-        raise typer.BadParameter(f"one configuration at a time, not {' and '.join(paths)}; overrides are key=value")
-    return Path(paths[0]) if paths else None, overrides
+def _load_any(words: list[str] | None) -> tuple[Config | ControlConfig, Path | None]:
+    """As `_load`, where either kind of experiment will do."""
+    from vla_rl.control_config import load_experiment
+    from vla_rl.run import config_of
+
+    path, overrides = split(words)
+    return load_experiment(config_of(path) if path else None, overrides), path
 
 
 @app.command()
@@ -62,11 +58,16 @@ def demo(words: Words = None) -> None:
 
 @app.command()
 def train(words: Words = None) -> None:
-    """Demonstrations, supervised start, reinforcement learning, evaluation, report; continues where the run stopped."""
-    from vla_rl.trainers import pipeline
+    """Demonstrations, supervised start, reinforcement learning, evaluation, report; continues where the run stopped.
 
-    config, _ = _load(words)
-    Console().print(f"report: {pipeline.train(config)}", soft_wrap=True)
+    A configuration with a section `algorithm` is an off-policy run instead: control from a state, by DSAC-T or SAC.
+    """
+    from vla_rl.config import Config
+    from vla_rl.trainers import control, pipeline
+
+    config, _ = _load_any(words)
+    report = pipeline.train(config) if isinstance(config, Config) else control.train(config)
+    Console().print(f"report: {report}", soft_wrap=True)
 
 
 @app.command()
@@ -84,10 +85,12 @@ def sft(
 @app.command()
 def evaluate(words: Words = None) -> None:
     """Success of a policy (a run directory's, policy.checkpoint=PATH or policy.server=URL) on held-out initial states."""
-    from vla_rl.trainers import pipeline
+    from vla_rl.config import Config
+    from vla_rl.trainers import control, pipeline
 
-    config, path = _load(words)
-    Console().print(f"evaluation: {pipeline.evaluate_policy(config, path)}", soft_wrap=True)
+    config, path = _load_any(words)
+    kind = pipeline if isinstance(config, Config) else control
+    Console().print(f"evaluation: {kind.evaluate_policy(config, path)}", soft_wrap=True)
 
 
 @app.command()
@@ -98,10 +101,11 @@ def serve(
     ] = None,
 ) -> None:
     """A policy behind a websocket, for robots and evaluations on other machines (openpi's protocol); SIGTERM drains it."""
-    from vla_rl.config import ConfigError, load_section
+    from vla_rl.config import ConfigError
+    from vla_rl.config_files import load_section
     from vla_rl.serve.settings import ServeSettings
 
-    path, overrides = _split(words)
+    path, overrides = split(words)
     settings = load_section(ServeSettings, None, overrides)
     if path is None:
         raise ConfigError("which policy? give a run directory, a checkpoint or a policy folder: vla-rl serve RUN")
@@ -137,10 +141,6 @@ def study(
         raise typer.Exit(1)
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value overrides.")]
-JsonPath = Annotated[str | None, typer.Option("--json", metavar="PATH", help='Also write JSON; "-": to standard output.')]
-
-
 @collect.command("expert")
 def collect_expert(
     words: Annotated[
@@ -149,151 +149,11 @@ def collect_expert(
 ) -> None:
     """Demonstrations of the scripted expert, as LIBERO HDF5; a stopped collection continues with the same command."""
     from vla_rl.collect import collect_demonstrations
-    from vla_rl.config import CollectSettings, load_section
+    from vla_rl.config import CollectSettings
+    from vla_rl.config_files import load_section
 
-    for path in collect_demonstrations(load_section(CollectSettings, *_split(words))):
+    for path in collect_demonstrations(load_section(CollectSettings, *split(words))):
         Console().print(f"demonstrations: {path}", soft_wrap=True)
-
-
-@bench.command("sim")
-def bench_sim(
-    overrides: Overrides = None,
-    json_path: JsonPath = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of each system, over all repeats.")] = 20.0,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns that the systems take.")] = 5,
-    scaling: Annotated[bool, typer.Option("--scaling", help="Also measure 1, 8, 16, 32 and 64 environments.")] = False,
-    peers: Annotated[bool, typer.Option(help="Also measure LIBERO, robosuite and RLinf.")] = True,
-    peer_envs: Annotated[int | None, typer.Option(min=1, help="Environments of LIBERO and RLinf, 1.8 GiB each.")] = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
-) -> None:
-    """Env-steps/s, resets and memory of the simulator, beside LIBERO's, RLinf's and robosuite's own."""
-    from vla_rl.bench import sim, sim_report
-    from vla_rl.bench.output import save, show
-    from vla_rl.bench.sim_settings import SimSettings
-
-    settings = SimSettings.from_overrides(overrides or [])
-
-    def keep(so_far: sim.SimBenchmark) -> None:
-        save(sim_report.to_dict(so_far), json_path)
-
-    found = sim.measure(settings, seconds, repeats, sim.PEERS if peers else (), scaling, peer_envs, keep)
-    show(sim_report.tables(found), sim_report.to_dict(found), json_path, as_markdown)
-
-
-@bench.command("fidelity")
-def bench_fidelity(
-    suites: Annotated[str, typer.Option(help="Suites, separated by commas; by default the five standard ones.")] = "",
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks of each suite, evenly spread.")] = 4,
-    steps: Annotated[int, typer.Option(min=0, help="Random actions a task.")] = 200,
-    expert: Annotated[bool, typer.Option(help="Also an episode of the scripted expert.")] = True,
-    quality: Annotated[bool, typer.Option(help="Also compare fast pictures with exact ones.")] = True,
-    json_path: JsonPath = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
-) -> None:
-    """Compare the simulator with LIBERO's own, step by step and pixel by pixel; exit code 1 where they differ."""
-    from vla_rl.bench import fidelity, fidelity_report
-    from vla_rl.bench.output import save, show
-
-    chosen = tuple(suites.split(",")) if suites else fidelity.STANDARD_SUITES
-    sizes = fidelity.QUALITY_SIZES if quality else ()
-    settings = fidelity.FidelitySettings(suites=chosen, tasks=tasks, steps=steps, expert=expert, quality_sizes=sizes)
-    found = fidelity.measure(settings, lambda so_far: save(fidelity_report.to_dict(so_far, settings), json_path))
-    show(fidelity_report.tables(found, settings), fidelity_report.to_dict(found, settings), json_path, as_markdown)
-    if not all(target.met for target in fidelity_report.targets(found)):
-        raise typer.Exit(1)
-
-
-@bench.command("expert")
-def bench_expert(
-    tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASKS]...", help="libero_goal, libero_goal:3, libero_90:0-9; all.")
-    ] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="Of each task, from initial states that training never sees.")] = 20,
-    noise: Annotated[float, typer.Option(min=0.0, help="Standard deviation of the noise on executed actions.")] = 0.0,
-    record: Annotated[Path, typer.Option(help="One line an episode; episodes that it holds are not run again.")] = Path(
-        "runs/bench_expert.jsonl"
-    ),
-    json_path: JsonPath = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
-) -> None:
-    """How often the scripted expert solves each of LIBERO's 130 tasks, and why it fails."""
-    from vla_rl.bench import expert
-    from vla_rl.bench.output import show
-
-    chosen = expert.selected_tasks(tasks or [])
-    for outcome in expert.measure(chosen, episodes, noise, record):
-        print(expert.line(outcome), file=sys.stderr, flush=True)
-    outcomes = [outcome for outcome in expert.read_outcomes(record) if (outcome.suite, outcome.task_id) in set(chosen)]
-    show(expert.tables(outcomes, noise), expert.to_dict(outcomes, noise), json_path, as_markdown)
-
-
-@bench.command("policy")
-def bench_policy(
-    name: Annotated[str, typer.Argument(metavar="[POLICY]", help="A preset, openvla-7b (random weights), or a path.")] = "tiny",
-    batches: Annotated[str, typer.Option(help="Observations a call, separated by commas.")] = "1,8",
-    dtypes: Annotated[str, typer.Option(help="float32, bfloat16, or both with a comma.")] = "float32,bfloat16",
-    chunk: Annotated[int, typer.Option(min=1, help="Actions a chunk, of a preset.")] = 8,
-    lora_rank: Annotated[int, typer.Option(min=0, help="Of the adapters that are trained; 0: none.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: one a core.")] = 0,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Of each row, over all repeats.")] = 1.0,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns that the rows take.")] = 5,
-    json_path: JsonPath = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
-) -> None:
-    """Times to act and to learn, tokens/s, FLOP utilisation and memory of a policy, beside the machine's limits."""
-    from vla_rl.bench import policy, policy_report
-    from vla_rl.bench.output import show
-    from vla_rl.run import choose_device, set_threads
-
-    set_threads(threads)
-    sizes = tuple(int(batch) for batch in batches.split(","))
-    settings = policy.PolicySettings(
-        name, sizes, tuple(dtypes.split(",")), chunk, lora_rank, str(choose_device(device)), seconds, repeats
-    )
-    found = policy.measure(settings)
-    show(policy_report.tables(found), policy_report.to_dict(found), json_path, as_markdown)
-
-
-@bench.command("soak")
-def bench_soak(
-    overrides: Overrides = None,
-    minutes: Annotated[float, typer.Option(min=0.01)] = 10.0,
-    kill_every: Annotated[float, typer.Option(min=0.1, help="Mean seconds between two kills.")] = 15.0,
-    json_path: JsonPath = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
-) -> None:
-    """Kill the simulator's workers at random instants; exit code 1 where an episode is lost or changed, or memory leaks."""
-    from vla_rl.bench import soak
-    from vla_rl.bench.output import show
-    from vla_rl.bench.sim_settings import SimSettings
-
-    settings = SimSettings.from_overrides(overrides or [])
-    outcome = soak.soak(soak.of_libero(settings, "fast", 60 * minutes, kill_every))
-    show(soak.tables(outcome), soak.to_dict(outcome), json_path, as_markdown)
-    if not all(target.met is not False for target in soak.targets(outcome)):
-        raise typer.Exit(1)
-
-
-@bench.command("serve")
-def bench_serve(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A policy, by default a tiny random one; settings of the server."),
-    ] = None,
-    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients, separated by commas.")] = "1,2,4,8",
-    requests: Annotated[int, typer.Option(min=1, help="Of each client.")] = 200,
-    image_size: Annotated[int, typer.Option(min=1, help="Side of the square images that are sent, px.")] = 128,
-    json_path: JsonPath = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
-) -> None:
-    """Latency (p50, p99) and requests/s of `vla-rl serve` with concurrent clients, beside local inference."""
-    from vla_rl.bench import serve
-    from vla_rl.bench.output import show
-
-    path, overrides = _split(words)
-    found = serve.measure(path, overrides, serve.client_counts(clients), requests, image_size)
-    show(serve.tables(found), serve.to_dict(found), json_path, as_markdown)
 
 
 @app.command()

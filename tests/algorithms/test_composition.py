@@ -9,7 +9,8 @@ from vla_rl.algorithms.composition import OBJECTIVES, check_rounds, compose
 from vla_rl.algorithms.estimators import ESTIMATORS
 from vla_rl.algorithms.regularisers import REGULARISERS
 from vla_rl.algorithms.token_weights import TOKEN_WEIGHTS
-from vla_rl.config import ConfigError, ObjectiveConfig, RlConfig, load_config
+from vla_rl.config import ConfigError, ObjectiveConfig, RlConfig
+from vla_rl.config_files import load_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))
 
 from pendulum_run import SETTINGS, TIME_LIMITS, pendulum_demonstrations, pendulum_policy, pendulum_sim
 
-from vla_rl.config import load_config
+from vla_rl.config_files import load_config
 from vla_rl.distributed.ranks import Ranks, open_ranks
 from vla_rl.run import Run, set_threads
 from vla_rl.sim.pool import SimPool

@@ -8,7 +8,8 @@ from launching import launch
 from safetensors.numpy import load_file
 
 from vla_rl.checkpoint import latest_checkpoint
-from vla_rl.config import ConfigError, load_config
+from vla_rl.config import ConfigError
+from vla_rl.config_files import load_config
 from vla_rl.metrics import read_metrics
 from vla_rl.policies import load_policy
 from vla_rl.trainers.pipeline import check_memory_plan

@@ -9,7 +9,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("policies
 # ruff: noqa: E402
 from pendulum_run import TIME_LIMITS, pendulum_policy, pendulum_sim
 
-from vla_rl.config import load_config
+from vla_rl.config_files import load_config
 from vla_rl.policies import load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.run import Run

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_rl.config import ConfigError, load_config
+from vla_rl.config import ConfigError
+from vla_rl.config_files import load_config
 from vla_rl.run import differing_keys
 from vla_rl.study import Study, load_study
 

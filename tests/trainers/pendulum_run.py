@@ -12,7 +12,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("policies
 import numpy as np
 from small_policy import small_policy
 
-from vla_rl.config import load_config
+from vla_rl.config_files import load_config
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.run import Run, set_threads

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from jaxtyping import Float32
 
-from vla_rl.config import Config, ConfigError, load_config
+from vla_rl.config import Config, ConfigError
+from vla_rl.config_files import load_config
 from vla_rl.sim.base import SimError
 from vla_rl.types import EpisodeSpec
 

@@ -14,20 +14,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from vla_rl.config import (
-    Config,
-    ConfigError,
-    Count,
-    Positive,
-    Rate,
-    Section,
-    TaskConfig,
-    apply_override,
-    load_config,
-    read_yaml,
-    shipped_path,
-    validated,
-)
+from vla_rl.config import Config, ConfigError, Count, Positive, Rate, Section, TaskConfig
+from vla_rl.config_files import apply_override, load_config, read_yaml, shipped_path, validated
 from vla_rl.run import MAY_CHANGE, flatten
 
 Setting = bool | int | float | str | list[Any] | None

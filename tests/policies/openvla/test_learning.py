@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vla_rl.config import load_config
+from vla_rl.config_files import load_config
 from vla_rl.policies import load_policy
 from vla_rl.run import Run
 from vla_rl.sim.pool import SimPool
