@@ -63,6 +63,20 @@ class ControlSim(Protocol):
 
 
 def episode_seed(seed: int, episode: int) -> int:
-    """The seed, in [0, 2^63), of a row's `episode`-th episode since it was reset with `seed`; two rows share none."""
+    """The seed, in [0, 2^63), of a row's `episode`-th episode since it was reset with `seed`; even exactly where `seed` is.
+
+    Training resets with even seeds and evaluation with odd ones, so that no episode of one is ever an episode of the other.
+    """
     high, low = np.random.SeedSequence([seed, episode]).generate_state(2, np.uint32)
-    return (int(high) << 31) ^ int(low)
+    return (((int(high) << 30) ^ int(low)) << 1) | (seed & 1)
+
+
+def training_seeds(run_seed: int, step: int, count: int) -> list[int]:
+    """Even seeds for `reset`, drawn from the run's seed and the control steps that it has done."""
+    drawn = np.random.SeedSequence([run_seed, step]).generate_state(count, np.uint64)
+    return [int(value >> np.uint64(2)) << 1 for value in drawn]
+
+
+def evaluation_seeds(count: int) -> list[int]:
+    """Odd seeds, the same for every run."""
+    return [2 * index + 1 for index in range(count)]
