@@ -40,9 +40,11 @@ class BaselineSettings(Section):
     comfort: Rate = 0.25
     """Clearances above this cost nothing, m."""
     obstacle_cost: NotNegative = 0.5
-    """Of touching an obstacle, m of mean distance from the path."""
-    pursuit_cost: NotNegative = 0.15
-    """Of turning as far from pure pursuit as the robot can, m of mean distance from the path."""
+    """Of a prediction that touches an obstacle; 1 is what standing still costs."""
+    path_cost: NotNegative = 1.0
+    """Of a mean distance from the path as long as the way that the robot makes within the horizon."""
+    pursuit_cost: NotNegative = 0.1
+    """Of turning as far from pure pursuit as the robot can."""
 
 
 class PursuitBaseline:
@@ -57,7 +59,8 @@ class PursuitBaseline:
         count = self.settings.instants
         self._times = self.settings.horizon * np.arange(1, count + 1) / count
         rows = len(builder.poses)
-        self._reference = np.zeros((rows, count + 1, 2))
+        self._reference = np.zeros((rows, count + 2, 2))
+        """Path points from here to the horizon, then the one that pure pursuit aims at."""
         self._commands = np.zeros((rows, 2))
         self._rows = np.arange(rows)
 
@@ -65,7 +68,7 @@ class PursuitBaseline:
         """Actions for what the builder holds; the observation itself is not needed."""
         builder, chosen = self.builder, self.settings
         robot = builder.settings
-        reach = np.append(self._times, chosen.lookahead) * self.target_speed
+        reach = np.concatenate([[0.0], self._times, [chosen.lookahead]]) * self.target_speed
         if robot.view.reference == "goal":
             self._towards_goal(reach)
         else:
@@ -76,7 +79,10 @@ class PursuitBaseline:
             limits.speed, limits.reverse, limits.turn, limits.acceleration * period, limits.turn_acceleration * period,
             limits.braking * period, limits.turn_braking * period, limits.braking,
         )  # fmt: skip
-        costs = (robot.radius + chosen.margin, chosen.comfort, chosen.obstacle_cost, chosen.pursuit_cost, self.target_speed)
+        costs = (
+            robot.radius + chosen.margin, chosen.comfort, chosen.obstacle_cost, chosen.pursuit_cost, chosen.path_cost,
+            self.target_speed,
+        )  # fmt: skip
         _choose(
             window, costs, chosen.speeds, chosen.turns, self._times, self._reference, builder.commands, builder.scans.points,
             self._commands,
@@ -108,29 +114,37 @@ def _pursuit(reference, speed, turn):  # type: ignore[no-untyped-def]
 
 @compiled
 def _cost(v, w, times, reference, points, near, costs, braking):  # type: ignore[no-untyped-def]
-    """Mean distance from the reference plus a price for clearance; inf where the command hits something unstoppably."""
-    reach, comfort, obstacle_cost = costs[0], costs[1], costs[2]
-    distance, clearance = 0.0, np.inf
+    """Progress that is missing, distance from the reference and a price for clearance; inf where the command hits
+    something before it can stop."""
+    reach, comfort, obstacle_cost, path_cost, way = costs[0], costs[1], costs[2], costs[4], costs[5] * times[-1]
+    aside, clearance, progress = 0.0, np.inf, 0
     stop = abs(v) / braking + times[0]
-    for k in range(len(times)):
+    count = len(times)
+    for k in range(count):
         angle = w * times[k]
         if abs(angle) < 1e-6:
             x, y = v * times[k], 0.5 * v * times[k] * angle
         else:
             x, y = v / w * math.sin(angle), v / w * (1.0 - math.cos(angle))
-        distance += math.hypot(reference[k, 0] - x, reference[k, 1] - y)
+        nearest = np.inf
+        for j in range(count + 1):
+            away = (reference[j, 0] - x) ** 2 + (reference[j, 1] - y) ** 2
+            if away < nearest:
+                nearest, progress = away, j
+        aside += math.sqrt(nearest)
         for i in near:
             away = math.hypot(points[i, 0] - x, points[i, 1] - y) - reach
             if away < 0.0 and times[k] <= stop:
                 return np.inf
             clearance = min(clearance, away)
-    return distance / len(times) + obstacle_cost * min(max(1.0 - clearance / comfort, 0.0), 2.0)
+    narrow = min(max(1.0 - clearance / comfort, 0.0), 2.0)
+    return 1.0 - progress / count + path_cost * aside / count / way + obstacle_cost * narrow
 
 
 @compiled
 def _choose(window, costs, speeds, turns, times, references, commands, points, out):  # type: ignore[no-untyped-def]
     speed, reverse, turn, faster, turn_faster, slower, turn_slower, braking = window
-    target = costs[4]
+    target = costs[5]
     near = np.empty(points.shape[1], np.int64)
     for row in range(len(commands)):
         count = 0
