@@ -109,9 +109,7 @@ class WheeledCore:
                 reason = scan_problem(self.settings, self.builder.scans, 0)
             self._scan.feed(now if measured is None else measured, now, reason)
 
-    def on_odometry(
-        self, pose: tuple[float, float, float], velocity: tuple[float, float], measured: float | None = None
-    ) -> None:
+    def on_odometry(self, pose: tuple[float, float, float], velocity: tuple[float, float], measured: float | None = None) -> None:
         """(x, y, yaw) in the frame of the path, m and rad, and (forward, turn) of base_link, m/s and rad/s."""
         with self._lock:
             now = self._clock()
@@ -215,7 +213,7 @@ class WheeledCore:
             self._proposal, self._countdown = None, 0
             return
         if self._countdown == 0:
-            observed = now - max(self._scan.age(now) if self.settings.view.sectors else 0.0, self._odometry.age(now))
+            observed = now - max(self._scan.age(now) if self.settings.scans else 0.0, self._odometry.age(now))
             began = time.perf_counter()
             self.builder.observe(_ROW, self.observation)
             action = np.asarray(self._act(self.observation), np.float32).reshape(1, 2)
@@ -226,11 +224,8 @@ class WheeledCore:
         self._countdown -= 1
 
     def _faults(self, now: float) -> list[str]:
-        needed = [self._odometry] + ([self._scan] if self._sees() else [])
+        needed = [self._odometry] + ([self._scan] if self.settings.scans else [])
         return [problem for dog in needed if (problem := dog.problem(now)) is not None]
-
-    def _sees(self) -> bool:
-        return bool(self.settings.view.sectors) or self.settings.safety.time_to_collision > 0
 
     def _moves(self) -> bool:
         limits = self.settings.limits

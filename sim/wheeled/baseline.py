@@ -50,9 +50,7 @@ class BaselineSettings(Section):
 class PursuitBaseline:
     """Drives the rows of a builder, from the same scans, poses and paths as a policy."""
 
-    def __init__(
-        self, builder: ObservationBuilder, target_speed: float, settings: BaselineSettings | None = None
-    ) -> None:
+    def __init__(self, builder: ObservationBuilder, target_speed: float, settings: BaselineSettings | None = None) -> None:
         """`target_speed` in m/s."""
         self.builder, self.target_speed = builder, target_speed
         self.settings = settings or BaselineSettings()

@@ -43,7 +43,9 @@ def observation_fields(settings: RobotSettings) -> tuple[Field, ...]:
         fields.append(Field("scan", view.sectors, "m", layout, closeness))
         fields.append(Field(f"scan {view.scan_lag} decisions ago", view.sectors, "m", layout, closeness))
     fields.append(Field("velocity", 2, "m/s, rad/s", "base_link: forward, left turn", f"/ {limits.speed}, / {limits.turn:.4f}"))
-    fields.append(Field("last command", 2, "m/s, rad/s", "base_link: forward, left turn", f"/ {limits.speed}, / {limits.turn:.4f}"))
+    fields.append(
+        Field("last command", 2, "m/s, rad/s", "base_link: forward, left turn", f"/ {limits.speed}, / {limits.turn:.4f}")
+    )
     if view.reference == "goal":
         shown = f"1 - exp(-d / {view.distance_scale}); sin, cos of the bearing"
         fields.append(Field("goal", TRACKED, "m, rad", "base_link", shown))

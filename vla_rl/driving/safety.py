@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64
 
 from vla_rl.driving.compiled import compiled
 from vla_rl.driving.settings import RobotSettings

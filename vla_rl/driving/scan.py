@@ -57,7 +57,9 @@ def read_scan(layout: ScannerLayout, ranges: Float32[np.ndarray, "B K"], rows: I
     Raises `ValueError` for another number of beams than the layout has.
     """
     if ranges.shape[1] != layout.beams:
-        raise ValueError(f"a scan of {ranges.shape[1]} beams, but the layout has {layout.beams}; give the node the scanner it has")
+        raise ValueError(
+            f"a scan of {ranges.shape[1]} beams, but the layout has {layout.beams}; give the node the scanner it has"
+        )
     around = abs(layout.field_of_view - 2 * math.pi) < 1e-6
     numbers = (layout.angle_min, layout.angle_increment, layout.range_min, layout.range_max, layout.x, layout.y, layout.yaw)
     _read(numbers, around, ranges, rows, scan.points, scan.sectors, scan.invalid, scan.gap)

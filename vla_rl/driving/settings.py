@@ -135,16 +135,17 @@ class RobotSettings(Section):
         """Between two decisions of the policy, s."""
         return self.control_period * self.decision_ticks
 
+    @property
+    def scans(self) -> bool:
+        """Whether policy or safety layer need the scanner."""
+        return self.view.sectors > 0 or self.safety.time_to_collision > 0
+
 
 FAST = RobotSettings(
     radius=0.25,
-    limits=DriveLimits(
-        speed=1.2, reverse=0.3, turn=1.8, acceleration=1.5, turn_acceleration=4.0, braking=3.0, turn_braking=8.0
-    ),
+    limits=DriveLimits(speed=1.2, reverse=0.3, turn=1.8, acceleration=1.5, turn_acceleration=4.0, braking=3.0, turn_braking=8.0),
     scanner=ScannerLayout(range_max=12.0),
-    view=ViewSettings(
-        view_range=6.0, preview=(0.4, 0.8, 1.6, 2.6, 4.0), error_scale=1.0, distance_scale=5.0, path_spacing=0.1
-    ),
+    view=ViewSettings(view_range=6.0, preview=(0.4, 0.8, 1.6, 2.6, 4.0), error_scale=1.0, distance_scale=5.0, path_spacing=0.1),
     safety=SafetySettings(margin=0.08),
 )
 """The 1 m/s class."""
