@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from vla_rl.config import Config, ConfigError, load_config
+from vla_rl.control_config import ControlConfig, load_experiment
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -13,7 +14,7 @@ SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_config_loads(path: Path) -> None:
-    config = load_config(path)
+    config = load_experiment(path)
     assert config.run.name != Config().run.name, "a shipped config names its run"
 
 
@@ -57,6 +58,29 @@ def test_a_wrong_key_or_value_ends_in_one_line_that_names_it(overrides: list[str
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.nam=sac"], "did you mean 'name'"),
+        (["algorithm.name=ddpg"], "'dsac_t'"),
+        (["algorithm.name=sac", "rl.iterations=3"], "known here: run, sim, algorithm, off_policy, evaluation"),
+        (["algorithm.name=sac", "sim.num_envs=3"], "multiple of sim.num_envs"),
+        (["algorithm.name=sac", "off_policy.env_steps=1500"], "multiple of off_policy.round_steps"),
+        (["sim.id=Hopper-v5"], "unknown key 'sim.id'"),
+    ],
+)
+def test_a_wrong_off_policy_setting_ends_in_one_line_that_names_it(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match="(?s)^[^\n]*$") as caught:
+        load_experiment(None, overrides)
+    assert message in str(caught.value)
+
+
+def test_a_section_algorithm_makes_an_experiment_off_policy() -> None:
+    config = load_experiment(None, ["algorithm.name=sac", "sim.id=Hopper-v5", "off_policy.updates_per_step=0.5"])
+    assert isinstance(config, ControlConfig) and (config.algorithm.name, config.sim.id) == ("sac", "Hopper-v5")
+    assert isinstance(load_experiment(None, ["sim.num_envs=3"]), Config)
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "rl:\n  gama: 1\n", "\x00"])
 def test_a_malformed_file_ends_in_one_line_that_names_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "wrong.yaml"
@@ -98,6 +122,6 @@ def test_every_key_is_read_somewhere_and_documented() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             if path.name != "config.py":
                 read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    for name, description in _fields(Config):
+    for name, description in (*_fields(Config), *_fields(ControlConfig)):
         assert name.rsplit(".", 1)[-1] in read, f"nobody reads {name}"
         assert description, f"{name} has no docstring"

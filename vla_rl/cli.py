@@ -14,6 +14,7 @@ from vla_rl import data_commands
 
 if TYPE_CHECKING:
     from vla_rl.config import Config
+    from vla_rl.control_config import ControlConfig
 
 DEMO = "configs/demo.yaml"
 
@@ -44,6 +45,15 @@ def _load(words: list[str] | None) -> tuple[Config, Path | None]:
     return load_config(config_of(path) if path else None, overrides), path
 
 
+def _load_any(words: list[str] | None) -> tuple[Config | ControlConfig, Path | None]:
+    """As `_load`, where either kind of experiment will do."""
+    from vla_rl.control_config import load_experiment
+    from vla_rl.run import config_of
+
+    path, overrides = _split(words)
+    return load_experiment(config_of(path) if path else None, overrides), path
+
+
 def _split(words: list[str] | None) -> tuple[Path | None, list[str]]:
     """A path, if there is one among the words, and the overrides."""
     paths = [word for word in words or [] if "=" not in word]
@@ -61,11 +71,16 @@ def demo(words: Words = None) -> None:
 
 @app.command()
 def train(words: Words = None) -> None:
-    """Demonstrations, supervised start, reinforcement learning, evaluation, report; continues where the run stopped."""
-    from vla_rl.trainers import pipeline
+    """Demonstrations, supervised start, reinforcement learning, evaluation, report; continues where the run stopped.
 
-    config, _ = _load(words)
-    Console().print(f"report: {pipeline.train(config)}", soft_wrap=True)
+    A configuration with a section `algorithm` is an off-policy run instead: control from a state, by DSAC-T or SAC.
+    """
+    from vla_rl.config import Config
+    from vla_rl.trainers import control, pipeline
+
+    config, _ = _load_any(words)
+    report = pipeline.train(config) if isinstance(config, Config) else control.train(config)
+    Console().print(f"report: {report}", soft_wrap=True)
 
 
 @app.command()
@@ -83,10 +98,12 @@ def sft(
 @app.command()
 def evaluate(words: Words = None) -> None:
     """Success of a policy (that of a run directory, or policy.checkpoint=PATH) on held-out initial states."""
-    from vla_rl.trainers import pipeline
+    from vla_rl.config import Config
+    from vla_rl.trainers import control, pipeline
 
-    config, path = _load(words)
-    Console().print(f"evaluation: {pipeline.evaluate_policy(config, path)}", soft_wrap=True)
+    config, path = _load_any(words)
+    kind = pipeline if isinstance(config, Config) else control
+    Console().print(f"evaluation: {kind.evaluate_policy(config, path)}", soft_wrap=True)
 
 
 @app.command()
@@ -224,6 +241,41 @@ def bench_soak(
     show(soak.tables(outcome), soak.to_dict(outcome), json_path, as_markdown)
     if not all(target.met is not False for target in soak.targets(outcome)):
         raise typer.Exit(1)
+
+
+@bench.command("dsac")
+def bench_dsac(
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each system, over all repeats.")] = 20.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that the systems take.")] = 5,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Updates/s of DSAC-T on one CPU thread, beside the structure of the authors' code and Stable-Baselines3's SAC."""
+    from vla_rl.bench import dsac
+    from vla_rl.bench.output import save, show
+
+    found = dsac.measure(dsac.DsacSettings(), seconds, repeats, lambda so_far: save(dsac.to_dict(so_far), json_path))
+    show(dsac.tables(found), dsac.to_dict(found), json_path, as_markdown)
+
+
+@bench.command("dsac-learning")
+def bench_dsac_learning(
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="[ENVIRONMENT]...", help="By default all four.")] = None,
+    algorithms: Annotated[str, typer.Option(help="Separated by commas.")] = "dsac_t,sac,sb3_sac",
+    record: Annotated[Path, typer.Option(help="One line a run; runs that it holds are not made again.")] = Path(
+        "runs/dsac_learning/outcomes.jsonl"
+    ),
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """What DSAC-T and SAC learn with the same budget and networks, beside Stable-Baselines3's SAC; resumable, takes hours."""
+    from vla_rl.bench import dsac_learning
+    from vla_rl.bench.output import show
+
+    for outcome in dsac_learning.measure(tasks or list(dsac_learning.TASKS), algorithms.split(","), record):
+        print(dsac_learning.line(outcome), file=sys.stderr, flush=True)
+    outcomes = dsac_learning.read_outcomes(record)
+    show(dsac_learning.tables(outcomes), dsac_learning.to_dict(outcomes), json_path, as_markdown)
 
 
 @app.command()

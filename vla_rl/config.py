@@ -274,10 +274,18 @@ class RunConfig(Section):
     """No round of reinforcement learning begins after so many training episodes."""
 
 
-class Config(Section):
-    """One experiment."""
+class Experiment(Section):
+    """What every kind of experiment has."""
 
     run: RunConfig = RunConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class Config(Experiment):
+    """One experiment with a policy that sees pictures."""
+
     task: TaskConfig = TaskConfig()
     sim: SimConfig = SimConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -287,9 +295,6 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -11,16 +11,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Generic, Protocol, TextIO
 
 import torch
 from rich.console import Console
+from typing_extensions import TypeVar
 
 from vla_rl.checkpoint import save_checkpoint
-from vla_rl.config import Config, ConfigError, load_config
+from vla_rl.config import Config, ConfigError, Experiment, load_section, read_yaml
+from vla_rl.control_config import kind_of
 from vla_rl.machine import describe_machine
 from vla_rl.metrics import MetricsLogger
-from vla_rl.policies import Policy, PolicyError, load_policy
+from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy
 
 MAY_CHANGE = {
@@ -41,6 +43,8 @@ MAY_CHANGE = {
     "evaluation.samples",
     "evaluation.sample_states",
     "evaluation.videos",
+    "evaluation.bias_episodes",
+    "off_policy.env_steps",
 }
 """Keys that a resumed run may set anew: they change how long or how watched it is, not what it learns."""
 
@@ -52,10 +56,19 @@ class RunError(RuntimeError):
     """The run directory cannot be used as asked; the message says why and how to mend it."""
 
 
-class Run:
+AnyConfig = TypeVar("AnyConfig", bound=Experiment, default=Config)
+
+
+class Saveable(Protocol):
+    """A policy that a checkpoint can hold."""
+
+    def save(self, path: Path) -> None: ...
+
+
+class Run(Generic[AnyConfig]):
     """An open run directory, locked against a second process. Use as a context manager."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: AnyConfig) -> None:
         """Create the directory, or continue in it (`run.resume=auto`).
 
         Raises `RunError` where another process is at work in it, where it exists and resume=never, or where it belongs to
@@ -105,7 +118,7 @@ class Run:
         return self.directory / "checkpoints" / phase
 
     def save(
-        self, phase: str, step: int, policy: Policy, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
+        self, phase: str, step: int, policy: Saveable, optimizers: Mapping[str, torch.optim.Optimizer], state: dict[str, Any]
     ) -> Path:
         """Write a checkpoint of a phase, atomically."""
         return save_checkpoint(
@@ -131,7 +144,7 @@ class Run:
         self.metrics.close()
         self._lock.close()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Run[AnyConfig]:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -175,7 +188,7 @@ def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differing_keys(first: Config, second: Config) -> set[str]:
+def differing_keys(first: Experiment, second: Experiment) -> set[str]:
     """Dotted keys in which two configurations differ."""
     a, b = flatten(first.model_dump(mode="json")), flatten(second.model_dump(mode="json"))
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
@@ -186,10 +199,12 @@ def has_results(directory: Path) -> bool:
     return any(any((directory / name).glob("**/*")) for name in RESULTS)
 
 
-def changed_keys(directory: Path, config: Config) -> set[str]:
+def changed_keys(directory: Path, config: Experiment) -> set[str]:
     """Dotted keys that the run in `directory` has other values of, without those that a resumed run may set anew."""
     path = directory / "config.yaml"
-    return differing_keys(load_config(path), config) - MAY_CHANGE if path.exists() else set()
+    if not path.exists():
+        return set()
+    return differing_keys(load_section(kind_of(read_yaml(path)), path), config) - MAY_CHANGE
 
 
 def config_of(path: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vla_rl.policies.base import PolicyError
 
-PHASES = ("rl", "sft")
+PHASES = ("rl", "off_policy", "sft")
 """Phases of a run, the last one to train first."""
 
 

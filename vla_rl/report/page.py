@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from vla_rl.report import pass_at_k_section, sections
+from vla_rl.report import pass_at_k_section, returns_section, sections
 from vla_rl.report.charts import format_value
 from vla_rl.report.curriculum_section import curriculum_maps
 from vla_rl.report.run_files import RunFiles, read_run
@@ -88,7 +88,8 @@ def _parts(run: RunFiles) -> dict[str, Any]:
         "videos": sections.videos(run),
         "curricula": curriculum_maps(run),
         "timings": [timing for phase in run.series if (timing := sections.timing(run, phase))],
-        "finished": any(evaluation["name"] == "final" for evaluation in run.evaluations),
+        "returns": returns_section.returns(run),
+        "finished": any(evaluation["name"] == "final" for evaluation in (*run.evaluations, *run.returns)),
     }
 
 

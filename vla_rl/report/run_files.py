@@ -42,6 +42,8 @@ class RunFiles:
     """Seconds of running at the last record."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Ordered by step; those of one step as they were made."""
+    returns: list[dict[str, Any]] = field(default_factory=list)
+    """Evaluations that have a mean return, ordered by step; those that count successes are among `evaluations`, too."""
     pass_at_k: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By name (start, final): successes and episodes of each state, and the estimates by k."""
     videos: list[str] = field(default_factory=list)
@@ -115,11 +117,23 @@ def _has_counts(record: Any) -> bool:
     return 0 <= record["successes"] <= record["episodes"]
 
 
+def _has_return(record: Any) -> bool:
+    return isinstance(record, dict) and all(
+        isinstance(record.get(key), int | float) for key in ("mean", "low", "high", "episodes")
+    )
+
+
 def _read_evaluations(files: RunFiles) -> None:
     paths = sorted((files.directory / "evaluation").glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     for path in paths:
         record = _read_json(path, files.remarks)
         if record is None:
+            continue
+        has_return = _has_return(record.get("return"))
+        if has_return:
+            record |= {"name": str(record.get("name") or path.stem), "step": int(record.get("step") or 0)}
+            files.returns.append(record)
+        if not _has_counts(record.get("total")) and has_return:
             continue
         if not _has_counts(record.get("total")):
             files.remarks.append(f"evaluation/{path.name} has no total of successes and episodes, so it is left out.")
@@ -130,6 +144,7 @@ def _read_evaluations(files: RunFiles) -> None:
             record[part] = [entry for entry in record.get(part) or [] if _has_counts(entry)]
         record["episodes"] = [entry for entry in record.get("episodes") or [] if isinstance(entry, dict)]
         files.evaluations.append(record)
-    files.evaluations.sort(key=lambda record: (record["step"], record["name"] != "start"))
-    if not files.evaluations:
+    for evaluations in (files.evaluations, files.returns):
+        evaluations.sort(key=lambda record: (record["step"], record["name"] != "start"))
+    if not files.evaluations and not files.returns:
         files.remarks.append("No evaluation has finished yet.")

@@ -12,8 +12,12 @@ class Title(NamedTuple):
     percent: bool = False
 
 
-PHASES = {"sft": "Supervised fine-tuning", "rl": "Reinforcement learning"}
-STEP_NAMES = {"sft": "optimiser step"}
+PHASES = {
+    "sft": "Supervised fine-tuning",
+    "rl": "Reinforcement learning",
+    "off_policy": "Off-policy reinforcement learning",
+}
+STEP_NAMES = {"sft": "optimiser step", "off_policy": "control step"}
 """Elsewhere a step is an iteration: one round of rollouts and updates."""
 
 ENVIRONMENT = {"cpu": "CPU", "cpu_cores": "CPU cores", "memory_gib": "memory (GiB)", "os": "operating system"}
@@ -22,6 +26,7 @@ GROUPS = {
     "rollout": "Rollouts",
     "policy": "Policy",
     "value": "Value function",
+    "critic": "Critics",
     "update": "Updates",
     "curriculum": "Curriculum",
     "speed": "Speed",
@@ -66,12 +71,24 @@ TITLES = {
     "value/clip_fraction": Title("Clipped values", "%", "Share of value losses that the clip holds.", percent=True),
     "value/explained_variance": Title("Explained variance", "", "Of the returns, before a round's update; 1 is perfect."),
     "value/gradient_norm": Title("Value gradient norm", "", "Before clipping."),
+    "rollout/return": Title("Return of training episodes", "", "Mean of those that ended in a round, with sampled actions."),
+    "policy/alpha": Title("Temperature alpha", "", "What a nat of entropy is worth."),
+    "critic/q_mean": Title("Q", "", "Mean of both critics on a batch."),
+    "critic/q_disagreement": Title("Difference of the critics", "", "Mean of |Q1 - Q2|."),
+    "critic/td_error": Title("Error of Q", "", "Root mean square distance from the expected target."),
+    "critic/sigma_mean": Title("Sigma", "", "Mean predicted standard deviation of the soft return."),
+    "critic/sigma_calibration": Title(
+        "Calibration of sigma", "", "Root mean square of (target - Q) / sigma: 1 is right, above 1 sigma is too small."
+    ),
+    "critic/clip_share": Title("Clipped targets", "%", "Share further than 3 B from Q.", percent=True),
+    "critic/bound": Title("B", "", "Moving average of sigma, which scales gradients and clips targets."),
     "update/steps": Title("Optimiser steps of a round", "steps"),
     "update/stopped_by_kl": Title("Updates stopped by the KL limit", "1 = yes"),
     "curriculum/effective_sources": Title(
         "Sources in effect", "", "Exponential of the entropy of the sampling probabilities: fewer means more selective."
     ),
     "speed/env_steps_per_s": Title("Environment steps", "per second", "Control steps of all environments a second of acting."),
+    "speed/updates_per_s": Title("Updates", "per second", "Of the critics, a second of learning."),
     "speed/turns_per_s": Title("Turns", "per second", "Decisions of the policy a second of acting."),
     "speed/frames": Title("Frames rendered in a round", "frames"),
 }

@@ -1,0 +1,176 @@
+"""Off-policy runs: they learn, they are judged on other episodes, and a killed one ends like one that was not."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from vla_rl.checkpoint import latest_checkpoint
+from vla_rl.config import ConfigError
+from vla_rl.control_config import ControlConfig, OffPolicyConfig, load_experiment
+from vla_rl.metrics import read_metrics
+from vla_rl.report.run_files import read_run
+from vla_rl.run import RunError
+from vla_rl.sim.control import ControlStep
+from vla_rl.trainers import control
+from vla_rl.trainers.control_evaluation import run_control_episodes, soft_returns
+from vla_rl.trainers.offpolicy import _updates_due
+
+SMALL = (
+    "algorithm.hidden=[32, 32]",
+    "algorithm.batch_size=64",
+    "run.device=cpu",
+    "run.threads=1",
+    "sim.id=Pendulum-v1",
+    "evaluation.episodes=2",
+    "evaluation.every=2",
+    "evaluation.bias_episodes=1",
+)
+RESUMED = (
+    *SMALL,
+    "sim.num_envs=2",
+    "off_policy.env_steps=2400",
+    "off_policy.random_steps=200",
+    "off_policy.round_steps=200",
+    "off_policy.checkpoint_every=2",
+)
+
+
+def config_of(root: Path, name: str, *overrides: str) -> ControlConfig:
+    config = load_experiment(None, [f"run.root={root}", f"run.name={name}", *overrides])
+    assert isinstance(config, ControlConfig)
+    return config
+
+
+def start(root: Path, name: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "vla_rl.cli", "train", f"run.root={root}", f"run.name={name}", *RESUMED]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finished(directory: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, dict[str, float]]], list[list[float]]]:
+    """All tensors of the last checkpoint, every metric that does not measure time, and the returns of all evaluations."""
+    checkpoint = latest_checkpoint(directory / "checkpoints" / "off_policy")
+    assert checkpoint is not None and checkpoint.name == "step_002400"
+    tensors = {}
+    for path in sorted(checkpoint.rglob("*.safetensors")):
+        if path.name != "random.safetensors":  # the global generators, which training does not draw from
+            tensors |= {f"{path.stem}/{name}": value for name, value in load_file(path).items()}
+    records = [
+        (record["step"], {k: v for k, v in record["values"].items() if not k.startswith(("time/", "speed/"))})
+        for record in read_metrics(directory)
+    ]
+    evaluations = [json.loads(path.read_text()) for path in sorted((directory / "evaluation").glob("*.json"))]
+    return tensors, records, [[e["return"]["mean"], e["q"]["bias"]] for e in evaluations]
+
+
+def test_a_run_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    whole = start(tmp_path, "whole")
+    output, _ = whole.communicate(timeout=240)
+    assert whole.returncode == 0, output.decode()
+    rng = np.random.default_rng(int(time.time()))  # other instants in every run of the test
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    for _ in range(2):
+        process = start(tmp_path, "killed")
+        before = metrics.stat().st_size if metrics.exists() else 0
+        while process.poll() is None and (not metrics.exists() or metrics.stat().st_size <= before):
+            time.sleep(0.02)
+        time.sleep(float(rng.uniform(0, 1.0)))
+        process.kill()
+        process.communicate()
+    process = start(tmp_path, "killed")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output.decode()
+
+    tensors, records, evaluations = finished(tmp_path / "whole")
+    tensors_again, records_again, evaluations_again = finished(tmp_path / "killed")
+    assert [step for step, _ in records] == list(range(200, 2401, 200))
+    assert records_again == records and evaluations_again == evaluations
+    assert len(evaluations) == 7 and set(tensors) == set(tensors_again)
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(tensors_again[name], value, err_msg=name)
+
+
+def test_pendulum_learns_and_the_run_directory_tells(tmp_path: Path) -> None:
+    """A random policy has a return of about -1200, and one that holds the pendulum up -150."""
+    rates = (f"algorithm.{name}_learning_rate=0.002" for name in ("actor", "critic", "temperature"))
+    plan = ("off_policy.env_steps=5000", "off_policy.random_steps=500", "off_policy.round_steps=500")
+    small = ("evaluation.episodes=10", "evaluation.every=0", "algorithm.hidden=[64, 64]", "algorithm.gamma=0.97")
+    report = control.train(config_of(tmp_path, "pendulum", *SMALL, *plan, *rates, *small))
+    files = read_run(tmp_path / "pendulum")
+    means = {record["name"]: record["return"]["mean"] for record in files.returns}
+    assert set(means) == {"start", "final"}
+    assert means["start"] < -900 and means["final"] > -500, means
+    last = read_metrics(tmp_path / "pendulum")[-1]["values"]
+    assert 0.5 < last["critic/sigma_calibration"] < 2 and 0 <= last["critic/clip_share"] < 0.2
+    page = report.read_text()
+    assert "Mean return" in page and "Calibration of sigma" in page and "Bias of Q" in page
+    assert 'id="success"' not in page and not files.remarks
+
+
+def test_a_budget_of_episodes_ends_a_run_early(tmp_path: Path) -> None:
+    plan = ("off_policy.env_steps=4000", "off_policy.round_steps=200", "off_policy.random_steps=4000", "run.max_episodes=3")
+    control.train(config_of(tmp_path, "cut", *SMALL, *plan))
+    assert read_metrics(tmp_path / "cut")[-1]["step"] == 600
+    evaluation = json.loads((tmp_path / "cut/evaluation/final.json").read_text())
+    assert evaluation["step"] == 600
+
+
+def test_another_algorithm_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    plan = ("off_policy.env_steps=200", "off_policy.round_steps=200", "off_policy.random_steps=200")
+    control.train(config_of(tmp_path, "a", *SMALL, *plan))
+    with pytest.raises(RunError, match=r"algorithm\.name"):
+        control.train(config_of(tmp_path, "a", *SMALL, *plan, "algorithm.name=sac"))
+
+
+def test_a_trained_policy_is_evaluated_from_its_run(tmp_path: Path) -> None:
+    plan = ("off_policy.env_steps=200", "off_policy.round_steps=200", "off_policy.random_steps=200")
+    config = config_of(tmp_path, "a", *SMALL, *plan)
+    control.train(config)
+    found = json.loads(control.evaluate_policy(config, tmp_path / "a").read_text())
+    final = json.loads((tmp_path / "a/evaluation/final.json").read_text())
+    assert found["return"] == final["return"]
+    with pytest.raises(ConfigError, match="run directory"):
+        control.evaluate_policy(config, None)
+
+
+def test_the_update_to_data_ratio_counts_from_the_end_of_the_random_steps() -> None:
+    plan = OffPolicyConfig(random_steps=1000, updates_per_step=0.1)
+    assert [_updates_due(plan, step) for step in (500, 1000, 1009, 1010, 1030, 2000)] == [0, 0, 0, 1, 3, 100]
+    assert _updates_due(OffPolicyConfig(random_steps=0, updates_per_step=4), 7) == 28
+
+
+def test_soft_returns_by_hand() -> None:
+    # gamma .5, alpha .1, tail 8: G_3 = 3 + .5 * 8 = 7; G_2 = 2 + .5 (7 - .1 * 10) = 5; G_1 = 1 + .5 (5 - .1 * 20) = 2.5
+    np.testing.assert_allclose(
+        soft_returns(np.array([1.0, 2.0, 3.0]), np.array([30.0, 20.0, 10.0]), 8.0, 0.1, 0.5), [2.5, 5.0, 7.0]
+    )
+
+
+class Countdown:
+    """Row i's episode lasts seed steps, with reward 1 each; then another begins."""
+
+    num_envs, observation_dim, action_dim, max_episode_steps = 2, 1, 1, 100
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        self.left = np.array(seeds, np.float32)
+        return self.left[:, None].copy()
+
+    def step(self, actions: np.ndarray) -> ControlStep:
+        self.left -= 1
+        final, ended = self.left[:, None].copy(), self.left <= 0
+        self.left[ended] = 50
+        reward = np.ones(2, np.float32)
+        return ControlStep(self.left[:, None].copy(), reward, ended, ~ended & False, final, {"success": ended * 1.0})
+
+    def close(self) -> None: ...
+
+
+def test_each_seed_is_evaluated_once_by_its_first_episode() -> None:
+    found = run_control_episodes(Countdown(), lambda observation: np.zeros((2, 1), np.float32), [3, 1, 4, 1, 5])
+    assert [(e.seed, e.total_reward, e.steps) for e in found] == [(3, 3, 3), (1, 1, 1), (4, 4, 4), (1, 1, 1), (5, 5, 5)]
+    assert found[0].measures == {"success": 1.0}

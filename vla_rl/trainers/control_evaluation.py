@@ -1,0 +1,158 @@
+"""How well a Gaussian policy controls, on episodes that training never sees, and how far the critics are from the truth.
+
+Legend: N environments, O observation size, D action size, T control steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+
+from vla_rl.algorithms.dsac_t import DsacT
+from vla_rl.control_config import ControlConfig
+from vla_rl.evaluate import wilson_interval, write_json
+from vla_rl.policies.gaussian import GaussianPolicy
+from vla_rl.run import Run
+from vla_rl.sim.control import ControlSim, evaluation_seeds
+
+ROWS = 16
+"""At most so many episodes of an evaluation side by side."""
+
+
+@dataclass(frozen=True)
+class ControlEpisode:
+    seed: int
+    total_reward: float
+    steps: int
+    """Control steps."""
+    measures: dict[str, float]
+    """Of the simulator, such as `success`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"seed": self.seed, "return": self.total_reward, "steps": self.steps, **self.measures}
+
+
+def run_control_episodes(
+    sim: ControlSim, act: Callable[[Float32[np.ndarray, "N O"]], Float32[np.ndarray, "N D"]], seeds: Sequence[int]
+) -> list[ControlEpisode]:
+    """One episode of each seed, `sim.num_envs` at a time, in the order of the seeds."""
+    found: list[ControlEpisode] = []
+    for start in range(0, len(seeds), sim.num_envs):
+        chosen = list(seeds[start : start + sim.num_envs])
+        observation = sim.reset(chosen + [chosen[-1]] * (sim.num_envs - len(chosen)))
+        total, steps = np.zeros(sim.num_envs), 0
+        ended: dict[int, ControlEpisode] = {}
+        while len(ended) < sim.num_envs:
+            outcome = sim.step(act(observation))
+            observation, steps = outcome.observation, steps + 1
+            total += outcome.reward
+            for row in np.flatnonzero(outcome.terminated | outcome.truncated):
+                if row not in ended:
+                    measures = {name: float(values[row]) for name, values in outcome.measures.items()}
+                    seed = chosen[min(int(row), len(chosen) - 1)]
+                    ended[int(row)] = ControlEpisode(seed, float(total[row]), steps, measures)
+        found += [ended[row] for row in range(len(chosen))]
+    return found
+
+
+def evaluate_control(policy: GaussianPolicy, sim: ControlSim, episodes: int, name: str, step: int) -> dict[str, Any]:
+    """The record of an evaluation with the middle of the Gaussian as the action; seeds are `evaluation_seeds`."""
+    began = time.perf_counter()
+    outcomes = run_control_episodes(sim, policy.act, evaluation_seeds(episodes))
+    returns = np.array([outcome.total_reward for outcome in outcomes])
+    spread = float(returns.std(ddof=1)) if episodes > 1 else 0.0
+    half = 1.96 * spread / np.sqrt(episodes)
+    record: dict[str, Any] = {"name": name, "step": step, "phase": "off_policy", "mode": "greedy"}
+    record["return"] = {
+        "mean": float(returns.mean()),
+        "std": spread,
+        "low": float(returns.mean() - half),
+        "high": float(returns.mean() + half),
+        "episodes": episodes,
+    }
+    record["steps_mean"] = float(np.mean([outcome.steps for outcome in outcomes]))
+    record["measures"] = {key: float(np.mean([outcome.measures[key] for outcome in outcomes])) for key in outcomes[0].measures}
+    if "success" in record["measures"]:
+        successes = sum(outcome.measures["success"] > 0.5 for outcome in outcomes)
+        low, high = wilson_interval(successes, episodes)
+        rate = successes / episodes
+        record["total"] = {"successes": successes, "episodes": episodes, "rate": rate, "low": low, "high": high}
+    record["episodes"] = [outcome.to_dict() for outcome in outcomes]
+    record["seconds"] = time.perf_counter() - began
+    return record
+
+
+def evaluate_once(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, name: str, step: int) -> None:
+    """Evaluate and save `evaluation/NAME.json`, unless it is there."""
+    path = run.directory / "evaluation" / f"{name}.json"
+    if path.exists():
+        return
+    config = run.config.evaluation
+    record = evaluate_control(learner.actor, sim, config.episodes, name, step)
+    if config.bias_episodes:
+        record["q"] = q_bias(learner, sim, evaluation_seeds(config.bias_episodes))
+    write_json(path, record)
+
+
+@torch.no_grad()
+def q_bias(learner: DsacT, sim: ControlSim, seeds: Sequence[int]) -> dict[str, float]:
+    """How far Q (the mean of both critics) lies above the soft return that sampled actions then bring.
+
+    `bias` is the mean of Q - G, `scale` the mean of |G|, over the first episode of each seed. G sums gamma^t (r - alpha log pi of
+    the next action); at a time limit it ends in Q of the final observation, so that only the first half of such an
+    episode counts, where that weighs little. Raises `ValueError` for more seeds than environments.
+    """
+    if len(seeds) > sim.num_envs:
+        raise ValueError(f"{len(seeds)} episodes at once need as many environments, and there are {sim.num_envs}")
+    padded = [*seeds, *[seeds[-1]] * (sim.num_envs - len(seeds))]
+    generator = torch.Generator().manual_seed(seeds[0])
+    actor, device, alpha = learner.actor, learner.device, float(learner.log_alpha.exp())
+
+    def choose(observation: Float32[np.ndarray, "N O"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        seen = torch.from_numpy(observation).to(device)
+        noise = torch.randn(len(seen), actor.action_dim, generator=generator).to(device)
+        action, log_prob = actor.sample(seen, noise)
+        mean, _ = learner.critic(torch.cat((seen, action), 1))
+        return action.cpu().numpy(), log_prob.cpu().numpy().astype(np.float64), mean.mean(0).cpu().numpy().astype(np.float64)
+
+    observation = sim.reset(padded)
+    action, log_prob, value = choose(observation)
+    rows: list[list[tuple[float, float, float]]] = [[] for _ in padded]
+    away: list[np.ndarray] = []
+    scale: list[np.ndarray] = []
+    open_rows = set(range(len(seeds)))
+    while open_rows:
+        outcome = sim.step(action)
+        last_action, last_log_prob, last_value = choose(outcome.final_observation)
+        for row in sorted(open_rows):
+            rows[row].append((float(outcome.reward[row]), float(log_prob[row]), float(value[row])))
+            if outcome.terminated[row] or outcome.truncated[row]:
+                open_rows.discard(row)
+                tail = 0.0 if outcome.terminated[row] else last_value[row] - alpha * last_log_prob[row]
+                rewards, log_probs, values = np.array(rows[row]).T
+                returns = soft_returns(rewards, log_probs, float(tail), alpha, learner.config.gamma)
+                counted = len(returns) if outcome.terminated[row] else (len(returns) + 1) // 2
+                away.append((values - returns)[:counted])
+                scale.append(np.abs(returns)[:counted])
+        action, log_prob, value = last_action, last_log_prob, last_value
+        if open_rows and not np.array_equal(outcome.observation, outcome.final_observation):
+            action, log_prob, value = choose(outcome.observation)
+    return {"bias": float(np.concatenate(away).mean()), "scale": float(np.concatenate(scale).mean())}
+
+
+def soft_returns(
+    rewards: Float[np.ndarray, "T"], log_probs: Float[np.ndarray, "T"], tail: float, alpha: float, gamma: float
+) -> Float[np.ndarray, "T"]:
+    """G_t = r_t + gamma (G_{t+1} - alpha log pi_{t+1}), the soft return of each action; after the last one comes `tail`."""
+    returns = np.empty(len(rewards))
+    after = tail
+    for step in range(len(rewards) - 1, -1, -1):
+        returns[step] = rewards[step] + gamma * after
+        after = returns[step] - alpha * log_probs[step]
+    return returns
