@@ -13,13 +13,16 @@ import math
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from pydantic import Field
 
 from vla_rl.config import Positive, Rate, Section
 from vla_rl.driving.compiled import compiled
 from vla_rl.driving.observation import ObservationBuilder
 from vla_rl.driving.safety import action_of
 from vla_rl.driving.settings import NotNegative
+
+
+CLOSER = 0.01
+"""m, of what already is within the margin."""
 
 
 class BaselineSettings(Section):
@@ -33,10 +36,10 @@ class BaselineSettings(Section):
     """To pure pursuit's point, in seconds at the target speed."""
     speeds: Positive = 7
     """Forward speeds that are tried."""
-    turns: Positive = Field(default=15)
+    turns: Positive = 15
     """Turning speeds that are tried with each."""
     margin: NotNegative = 0.03
-    """Between rim and obstacle that a prediction must keep, m."""
+    """Between rim and obstacle that a prediction must keep beyond the safety layer's own margin, m."""
     comfort: Rate = 0.25
     """Clearances above this cost nothing, m."""
     obstacle_cost: NotNegative = 0.5
@@ -78,7 +81,7 @@ class PursuitBaseline:
             limits.braking * period, limits.turn_braking * period, limits.braking,
         )  # fmt: skip
         costs = (
-            robot.radius + chosen.margin, chosen.comfort, chosen.obstacle_cost, chosen.pursuit_cost, chosen.path_cost,
+            robot.radius + robot.safety.margin + chosen.margin, chosen.comfort, chosen.obstacle_cost, chosen.pursuit_cost, chosen.path_cost,
             self.target_speed,
         )  # fmt: skip
         _choose(
@@ -111,10 +114,10 @@ def _pursuit(reference, speed, turn):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _cost(v, w, times, reference, points, near, costs, braking):  # type: ignore[no-untyped-def]
+def _cost(v, w, times, reference, points, near, bounds, costs, braking):  # type: ignore[no-untyped-def]
     """Progress that is missing, distance from the reference and a price for clearance; inf where the command hits
     something before it can stop."""
-    reach, comfort, obstacle_cost, path_cost, way = costs[0], costs[1], costs[2], costs[4], costs[5] * times[-1]
+    comfort, obstacle_cost, path_cost, way = costs[1], costs[2], costs[4], costs[5] * times[-1]
     aside, clearance, progress = 0.0, np.inf, 0
     stop = abs(v) / braking + times[0]
     count = len(times)
@@ -130,8 +133,8 @@ def _cost(v, w, times, reference, points, near, costs, braking):  # type: ignore
             if away < nearest:
                 nearest, progress = away, j
         aside += math.sqrt(nearest)
-        for i in near:
-            away = math.hypot(points[i, 0] - x, points[i, 1] - y) - reach
+        for n in range(len(near)):
+            away = math.hypot(points[near[n], 0] - x, points[near[n], 1] - y) - bounds[n]
             if away < 0.0 and times[k] <= stop:
                 return np.inf
             clearance = min(clearance, away)
@@ -143,13 +146,15 @@ def _cost(v, w, times, reference, points, near, costs, braking):  # type: ignore
 def _choose(window, costs, speeds, turns, times, references, commands, points, out):  # type: ignore[no-untyped-def]
     speed, reverse, turn, faster, turn_faster, slower, turn_slower, braking = window
     target = costs[5]
-    near = np.empty(points.shape[1], np.int64)
+    near, bounds = np.empty(points.shape[1], np.int64), np.empty(points.shape[1])
     for row in range(len(commands)):
         count = 0
         sight = costs[0] + costs[1] + max(speed, target) * times[-1]
         for i in range(points.shape[1]):
-            if points[row, i, 0] ** 2 + points[row, i, 1] ** 2 < sight * sight:
-                near[count] = i
+            distance = math.hypot(points[row, i, 0], points[row, i, 1])
+            if distance < sight:
+                # Of what is too near already, only coming nearer counts: a way out must remain.
+                near[count], bounds[count] = i, min(costs[0], distance - CLOSER)
                 count += 1
         v0, w0 = commands[row, 0], commands[row, 1]
         low_v, high_v = max(v0 - (slower if v0 > 0 else faster), -reverse), min(v0 + faster, min(speed, 1.1 * target))
@@ -160,7 +165,7 @@ def _choose(window, costs, speeds, turns, times, references, commands, points, o
             v = low_v + (high_v - low_v) * a / max(speeds - 1, 1)
             for b in range(turns + 1):
                 w = low_w + (high_w - low_w) * b / max(turns - 1, 1) if b < turns else min(max(pursued, low_w), high_w)
-                cost = _cost(v, w, times, references[row], points[row], near[:count], costs, braking)
+                cost = _cost(v, w, times, references[row], points[row], near[:count], bounds[:count], costs, braking)
                 cost += costs[3] * abs(w - pursued) / turn
                 if cost < best:
                     best, best_v, best_w = cost, v, w

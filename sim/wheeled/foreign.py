@@ -112,7 +112,8 @@ def world_of(settings: WheeledSettings, scenario: Scenario) -> dict[str, Any]:
     span = layout.angle_increment * (layout.beams - 1)
     lidar = {
         "name": "lidar2d", "range_min": 0.0, "range_max": layout.range_max, "angle_range": span, "number": layout.beams,
-        "noise": True, "std": SCAN_NOISE, "angle_std": 0.0, "offset": [layout.x, layout.y, layout.yaw + layout.angle_min + span / 2],
+        "noise": True, "std": SCAN_NOISE, "angle_std": 0.0,
+        "offset": [layout.x, layout.y, layout.yaw + layout.angle_min + span / 2],
     }  # fmt: skip
     body = {
         "kinematics": {"name": "diff", "noise": True, "alpha": [MOTION_NOISE, 0, 0, MOTION_NOISE]},

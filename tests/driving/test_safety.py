@@ -55,19 +55,24 @@ def test_contact_is_kept_a_second_away() -> None:
     assert commands[0] == pytest.approx(0.2, abs=0.4 / 12) and clips & COLLISION
 
 
-def test_a_covered_point_stops_what_goes_towards_it_alone() -> None:
-    touching = np.array([[[0.24, 0.0]]])
-    assert limited((0.4, 0.5), (0.0, 0.5), touching) == ([0.0, 0.5], COLLISION)
-    assert limited((-0.1, 0.0), (0.0, 0.0), touching) == ([-0.02, 0.0], ACCELERATION)
+def test_a_point_within_the_margin_lets_past_and_away_but_not_closer() -> None:
+    # 0.22 m ahead of a robot of 0.2 m: 0.01 m may be used up, which 0.4 m/s does within the first sample: stop. The turn stays.
+    assert limited((0.4, 0.5), (0.0, 0.5), np.array([[[0.22, 0.0]]])) == ([0.0, 0.5], COLLISION)
+    assert limited((-0.1, 0.0), (0.0, 0.0), np.array([[[0.22, 0.0]]])) == ([-0.02, 0.0], ACCELERATION)
+    # The same distance to the left: driving past comes no nearer.
+    assert limited((0.4, 0.0), (0.0, 0.0), np.array([[[0.0, 0.22]]])) == ([0.02, 0.0], ACCELERATION)
+    # What touches the rim must not be approached, however slowly, and may be left.
+    assert limited((0.03, 0.0), (0.0, 0.0), np.array([[[0.19, 0.0]]])) == ([0.0, 0.0], COLLISION)
+    assert limited((-0.1, 0.0), (0.0, 0.0), np.array([[[0.19, 0.0]]])) == ([-0.02, 0.0], ACCELERATION)
 
 
 def test_points_move_with_the_robot_since_the_scan() -> None:
-    # 1 m ahead at the scan, but the robot has driven 0.75 m since then: it covers the point now, and must not go on.
+    # 1 m ahead at the scan, but the robot has driven 0.79 m since then: the point is 0.01 m from its rim now.
     points = np.array([[[1.0, 0.0]]])
     assert limited((0.4, 0.0), (0.0, 0.0), points) == ([0.02, 0.0], ACCELERATION)
-    assert limited((0.4, 0.0), (0.0, 0.0), points, np.array([[0.76, 0.0, 0.0]])) == ([0.0, 0.0], COLLISION)
+    assert limited((0.4, 0.0), (0.0, 0.0), points, np.array([[0.79, 0.0, 0.0]])) == ([0.0, 0.0], COLLISION)
     # Turned by a right angle instead, the point lies to the right and the way ahead is free.
-    assert limited((0.4, 0.0), (0.0, 0.0), points, np.array([[0.76, 0.0, math.pi / 2]]))[1] == ACCELERATION
+    assert limited((0.4, 0.0), (0.0, 0.0), points, np.array([[0.79, 0.0, math.pi / 2]]))[1] == ACCELERATION
 
 
 def test_a_point_beside_a_bend_counts_for_the_bend() -> None:

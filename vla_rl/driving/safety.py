@@ -47,7 +47,7 @@ class SafetyLayer:
             limits.speed, limits.reverse, limits.turn, limits.acceleration, limits.turn_acceleration, limits.braking,
             limits.turn_braking, settings.control_period,
         )  # fmt: skip
-        self._guard = (safety.time_to_collision, settings.radius + safety.margin, safety.creep)
+        self._guard = (safety.time_to_collision, settings.radius, settings.radius + safety.margin, safety.creep)
         self.clips = np.zeros(rows, np.uint8)
         """Which limits the last call of `limit` met, as a mask of SPEED, ACCELERATION, COLLISION."""
 
@@ -96,9 +96,10 @@ def _stop(limits, commands, rows):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _contact(speed, turn, horizon, reach, points, x, y, yaw):  # type: ignore[no-untyped-def]
-    """Seconds until a disc of radius `reach` that starts at (x, y, yaw) and keeps its speeds touches a point; inf within
-    `horizon`: none. Points that it already covers count only where it would come closer to them."""
+def _contact(speed, turn, horizon, radius, reach, points, x, y, yaw):  # type: ignore[no-untyped-def]
+    """Seconds until a disc of radius `reach` that starts at (x, y, yaw) and keeps its speeds touches a point; inf: not within
+    `horizon`. Of a point that the disc covers already, half the distance to the robot's rim may still be used up, so that
+    driving past is possible; what touches the rim must not be approached at all."""
     earliest = SAMPLES + 1
     forward_x, forward_y = math.cos(yaw), math.sin(yaw)
     centre = np.empty((SAMPLES, 2))
@@ -117,13 +118,14 @@ def _contact(speed, turn, horizon, reach, points, x, y, yaw):  # type: ignore[no
         start = dx * dx + dy * dy
         if not start <= farthest * farthest:
             continue
-        if start < reach * reach:
+        bound = min(reach, 0.5 * (math.sqrt(start) + radius))
+        if start < radius * radius:
             if (forward_x * dx + forward_y * dy) * speed > 0.0:
                 return 0.0
             continue
         for k in range(min(earliest - 1, SAMPLES)):
             away = (points[i, 0] - centre[k, 0]) ** 2 + (points[i, 1] - centre[k, 1]) ** 2
-            if away < reach * reach:
+            if away < bound * bound:
                 earliest = k + 1
                 break
     # The last sampled instant without contact: the truth lies within one sample after it.
@@ -133,7 +135,7 @@ def _contact(speed, turn, horizon, reach, points, x, y, yaw):  # type: ignore[no
 @compiled
 def _limit(limits, guard, wanted, commands, points, scan_poses, poses, rows, clips):  # type: ignore[no-untyped-def]
     speed, reverse, turn, acceleration, turn_acceleration, braking, turn_braking, period = limits
-    horizon, reach, creep = guard
+    horizon, radius, reach, creep = guard
     for row in rows:
         clip = 0
         v = min(max(wanted[row, 0], -reverse), speed)
@@ -144,7 +146,7 @@ def _limit(limits, guard, wanted, commands, points, scan_poses, poses, rows, cli
             dx, dy = poses[row, 0] - scan_poses[row, 0], poses[row, 1] - scan_poses[row, 1]
             cosine, sine = math.cos(scan_poses[row, 2]), math.sin(scan_poses[row, 2])
             x, y, yaw = cosine * dx + sine * dy, cosine * dy - sine * dx, poses[row, 2] - scan_poses[row, 2]
-            time = _contact(v, w, horizon, reach, points[row], x, y, yaw)
+            time = _contact(v, w, horizon, radius, reach, points[row], x, y, yaw)
             if time < horizon:
                 # At speed v * time / horizon the same contact is `horizon` away.
                 share = time / horizon
