@@ -20,7 +20,6 @@ from vla_rl.driving.observation import ObservationBuilder
 from vla_rl.driving.safety import action_of
 from vla_rl.driving.settings import NotNegative
 
-
 CLOSER = 0.01
 """m, of what already is within the margin."""
 
@@ -80,10 +79,9 @@ class PursuitBaseline:
             limits.speed, limits.reverse, limits.turn, limits.acceleration * period, limits.turn_acceleration * period,
             limits.braking * period, limits.turn_braking * period, limits.braking,
         )  # fmt: skip
-        costs = (
-            robot.radius + robot.safety.margin + chosen.margin, chosen.comfort, chosen.obstacle_cost, chosen.pursuit_cost, chosen.path_cost,
-            self.target_speed,
-        )  # fmt: skip
+        keep = robot.radius + robot.safety.margin + chosen.margin
+        prices = (chosen.obstacle_cost, chosen.pursuit_cost, chosen.path_cost)
+        costs = (keep, chosen.comfort, *prices, self.target_speed)
         _choose(
             window, costs, chosen.speeds, chosen.turns, self._times, self._reference, builder.commands, builder.scans.points,
             self._commands,
