@@ -24,8 +24,6 @@ ROBOT = RobotSettings()
 PERIOD = ROBOT.control_period
 FREE = np.full(ROBOT.scanner.beams, np.inf, np.float32)
 PATH = np.array([(0.0, 0.0), (5.0, 0.0)])
-BOUND = 0.2
-"""s from a fault to a command that falls, beyond the time-out of the input."""
 
 
 class Rig:
@@ -99,19 +97,23 @@ FAULTS: dict[str, Callable[[Rig], None]] = {
 }
 
 
+SILENT = {"scan stops", "odometry stops", "messages 0.25 s late", "the sensors' clock jumps back"}
+"""Faults that only the age of an input shows."""
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_brakes_the_robot_in_time(rig: Rig, name: str) -> None:
+    """Braking begins within the time-out of an input, or within a decision where the fault shows at once, plus a tick."""
     FAULTS[name](rig)
-    began, speeds = rig.now, [rig.core.builder.commands[0, 0]]
-    while speeds[-1] > 0:
-        made = rig.tick()
-        speeds.append(made.command[0])
-        assert rig.now - began < ROBOT.safety.input_timeout + BOUND + stopping_time(ROBOT)
-    first = next(i for i, speed in enumerate(speeds) if speed < speeds[0])
-    late = ROBOT.safety.input_timeout if "stops" in name and "operator" not in name or "back" in name else 0.0
-    assert first * PERIOD <= late + max(BOUND - ROBOT.safety.input_timeout, 0) + ROBOT.decision_period + PERIOD
+    began, full = rig.now, rig.core.builder.commands[0, 0]
+    while (made := rig.tick()).command[0] == full:
+        pass
+    bound = ROBOT.safety.input_timeout if name in SILENT else ROBOT.decision_period
+    assert rig.now - began <= bound + PERIOD + 1e-9
     assert made.decision.source in (Source.FAULT, Source.ESTOP, Source.HOLD) and made.decision.reason
-    assert rig.tick(100).command.tolist() == [0, 0]
+    assert made.decision.wanted is None
+    rig.tick(math.ceil(stopping_time(ROBOT) / PERIOD))
+    assert all(rig.tick().command.tolist() == [0, 0] for _ in range(100))
 
 
 def test_short_faults_pass_and_long_ones_end_the_episode(rig: Rig) -> None:
@@ -161,12 +163,12 @@ def test_an_operator_cannot_drive_into_an_obstacle_either(rig: Rig) -> None:
 
 
 def test_the_estop_heartbeat() -> None:
-    rig = Rig(estop_timeout=0.1)
+    rig = Rig(estop_timeout=0.09)
     rig.core.on_estop(False)
     rig.tick()
     rig.core.start()
     made = rig.tick(6)
-    assert made.decision.source == Source.ESTOP and made.decision.reason == "the last e-stop heartbeat is 0.12 s old"
+    assert made.decision.source == Source.ESTOP and made.decision.reason == "the last e-stop heartbeat is 0.10 s old"
     assert made.ending == Ending.ESTOP
     with pytest.raises(RuntimeError, match="cannot be cleared: the last e-stop heartbeat is"):
         rig.core.clear_estop()
