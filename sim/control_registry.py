@@ -8,7 +8,11 @@ from typing import Any
 from vla_rl.sim.base import SimError
 from vla_rl.sim.control import ControlSim
 
-CONTROL_SIMS: dict[str, str] = {"gymnasium": "vla_rl.sim.gymnasium:GymnasiumControl"}
+CONTROL_SIMS: dict[str, str] = {
+    "gymnasium": "vla_rl.sim.gymnasium:GymnasiumControl",
+    "irsim": "vla_rl.sim.wheeled.foreign:IrSimControl",
+    "wheeled": "vla_rl.sim.wheeled.simulator:WheeledControl",
+}
 """Name of a simulator -> `module:class`, constructed as `Class(id, num_envs, **options)`; imported only where it is used."""
 
 

@@ -218,11 +218,12 @@ def references(
 
 
 def test_at_most_four_calls_from_the_command_line_to_the_optimizer() -> None:
-    """A reader finds `optimizer.step()` quickly: at most four calls of ours lead from a command in cli.py to the function
+    """A reader finds `optimizer.step()` quickly: at most four calls of ours lead from a command to the function
     that makes the step (train -> pipeline.train -> train_rl -> update -> step is four)."""
     graph = build_call_graph()
     assert graph.steps, "no function calls optimizer.step()"
-    distances = graph.distances({name for name in graph.edges if name.startswith("vla_rl.cli.")})
+    commands = ("vla_rl.cli.", "vla_rl.bench_commands.")
+    distances = graph.distances({name for name in graph.edges if name.startswith(commands)})
     for name in sorted(graph.steps):
         assert name in distances, f"no way from the command line to {name} was found"
         assert distances[name] <= MAX_CALLS_TO_STEP, f"{name} is {distances[name]} calls below the command line"

@@ -33,6 +33,9 @@ def test_the_links_are_relative_and_committed(name: str) -> None:
     ("module", "forbidden"),
     [
         ("vla_rl.robot", ("torch", "mujoco", "libero", "robosuite", "transformers")),
+        ("vla_rl.robot.wheeled", ("torch", "mujoco", "libero", "transformers", "vla_rl.sim", "rclpy")),
+        ("vla_rl.driving.observation", ("torch", "mujoco", "libero", "transformers", "vla_rl.sim")),
+        ("vla_rl.sim.wheeled.simulator", ("torch", "mujoco", "libero", "transformers", "irsim")),
         ("vla_rl.types", ("torch", "mujoco", "libero", "transformers")),
         ("vla_rl.sim", ("torch", "mujoco", "libero", "robosuite", "transformers")),
         ("vla_rl.wire", ("torch", "mujoco", "libero", "transformers")),

@@ -189,3 +189,25 @@ def bench_dsac_learning(
         print(dsac_learning.line(outcome), file=sys.stderr, flush=True)
     outcomes = dsac_learning.read_outcomes(record)
     show(dsac_learning.tables(outcomes), dsac_learning.to_dict(outcomes), json_path, as_markdown)
+
+
+@app.command("wheeled")
+def bench_wheeled(
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="[TASKS]...", help="tracking_slow, goal_fast, ...; all.")] = None,
+    num_envs: Annotated[int, typer.Option(min=1, help="Environments side by side while speed is measured.")] = 256,
+    seconds: Annotated[float, typer.Option(min=0.1, help="CPU seconds of each case, over all repeats.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that the cases take.")] = 5,
+    episodes: Annotated[int, typer.Option(min=0, help="Held-out episodes of the baseline on each task.")] = 200,
+    foreign: Annotated[int, typer.Option(min=0, help="The same in ir-sim; some seconds an episode.")] = 0,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """Env-steps per CPU second of the wheeled simulator, and how well its classical baseline drives."""
+    from vla_rl.bench import wheeled
+    from vla_rl.bench.output import save, show
+
+    def keep(so_far: wheeled.WheeledBenchmark) -> None:
+        save(wheeled.to_dict(so_far), json_path)
+
+    found = wheeled.measure(num_envs, seconds, repeats, tasks or tuple(wheeled.TASKS), episodes, foreign, keep)
+    show(wheeled.tables(found), wheeled.to_dict(found), json_path, as_markdown)

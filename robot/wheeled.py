@@ -1,0 +1,303 @@
+"""The core of a wheeled robot: inputs in, one limited command out at every tick. A node only feeds and asks it.
+
+Legend: K beams, M points of a path, O observation size. Commands are (forward m/s, left turn rad/s) of base_link.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from pydantic import Field
+
+from vla_rl.config import Rate, Section
+from vla_rl.driving.observation import ObservationBuilder
+from vla_rl.driving.safety import ACCELERATION, COLLISION, SPEED, SafetyLayer, command_of
+from vla_rl.driving.scan import scan_problem
+from vla_rl.driving.settings import RobotSettings
+from vla_rl.robot.arbiter import Arbiter, Decision, Proposal, Situation, Source
+from vla_rl.robot.endings import Ending
+from vla_rl.robot.record import RobotLog
+from vla_rl.robot.watchdog import Watchdog
+
+Act = Callable[[Float32[np.ndarray, "1 O"]], Float32[np.ndarray, "1 2"]]
+_ROW = np.zeros(1, np.int64)
+_CLIPS = {SPEED: "speed", ACCELERATION: "acceleration", COLLISION: "collision"}
+
+
+class SupervisionSettings(Section):
+    """What ends an episode, and how long what may be silent."""
+
+    arrival: Rate = 0.15
+    """The path is done when so little of it remains, and its end is so near, m."""
+    time_limit: Rate = 300.0
+    """Of an episode, s."""
+    teleop_timeout: Rate = 0.2
+    """Silence of the operator during an intervention after which the robot stops, s."""
+    estop_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Silence of the e-stop's heartbeat that counts as pressed, s; null: there is no heartbeat."""
+    recovery: Rate = 0.5
+    """So long all inputs must be good before the robot moves on after a fault, s."""
+    fault_limit: Rate = 5.0
+    """A fault that lasts longer ends the episode, s."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a tick decided."""
+
+    command: Float64[np.ndarray, "2"]
+    decision: Decision
+    clips: tuple[str, ...]
+    """Which limits changed what was wanted: speed, acceleration, collision."""
+    ending: Ending | None
+    """How the last episode ended; None while one is under way, and before the first."""
+
+
+class WheeledCore:
+    """Thread-safe: callbacks of a middleware feed it while a control loop ticks."""
+
+    def __init__(
+        self,
+        settings: RobotSettings,
+        act: Act,
+        supervision: SupervisionSettings | None = None,
+        log: RobotLog | None = None,
+        policy_version: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings, self.supervision = settings, supervision or SupervisionSettings()
+        self.arbiter = Arbiter(self.supervision.recovery)
+        self.builder = ObservationBuilder(settings, 1)
+        self.ending: Ending | None = None
+        self.observation = np.zeros((1, self.builder.size), np.float32)
+        """The last one that the policy got."""
+        self._act, self._log, self._version, self._clock = act, log, policy_version, clock
+        self._safety = SafetyLayer(settings, 1)
+        timeout = settings.safety.input_timeout
+        self._scan, self._odometry = Watchdog("scan", timeout), Watchdog("odometry", timeout)
+        self._teleop = Watchdog("operator's message", self.supervision.teleop_timeout)
+        self._button = Watchdog("e-stop heartbeat", self.supervision.estop_timeout or np.inf)
+        self._pressed: str | None = None
+        self._human = False
+        self._human_proposal: Proposal | None = None
+        self._proposal: Proposal | None = None
+        self._has_path = False
+        self._countdown = 0
+        self._began: float | None = None
+        self._fault_since: float | None = None
+        self._latency = 0.0
+        self._number = 0
+        self._lock = threading.RLock()
+
+    # Inputs. `measured` is the steady time at which the content was true, s; by default now.
+
+    def on_scan(self, ranges: Float32[np.ndarray, "K"], measured: float | None = None) -> None:
+        """Ranges as the driver sends them, m. A scan of another layout, or too blind a one, is a fault."""
+        with self._lock:
+            now = self._clock()
+            ranges = np.asarray(ranges, np.float32)
+            if ranges.shape != (self.settings.scanner.beams,):
+                reason: str | None = f"the scan has {ranges.size} beams, not {self.settings.scanner.beams}"
+            else:
+                self.builder.scan(ranges[None], _ROW)
+                reason = scan_problem(self.settings, self.builder.scans, 0)
+            self._scan.feed(now if measured is None else measured, now, reason)
+
+    def on_odometry(self, pose: tuple[float, float, float], velocity: tuple[float, float], measured: float | None = None) -> None:
+        """(x, y, yaw) in the frame of the path, m and rad, and (forward, turn) of base_link, m/s and rad/s."""
+        with self._lock:
+            now = self._clock()
+            good = bool(np.isfinite(pose).all() and np.isfinite(velocity).all())
+            if good:
+                self.builder.poses[0], self.builder.velocities[0] = pose, velocity
+            reason = None if good else "the odometry is not finite"
+            self._odometry.feed(now if measured is None else measured, now, reason)
+
+    def on_path(self, points: Float64[np.ndarray, "M 2"]) -> None:
+        """Follow another path from its beginning. Raises `ValueError` for what is no path; the old one then stays."""
+        with self._lock:
+            commands = self.builder.commands.copy()
+            self.builder.start(0, points)
+            self.builder.commands[:] = commands
+            self._has_path, self._proposal = True, None
+            self._countdown = 0
+
+    def on_human(self, holds: bool, command: tuple[float, float], measured: float | None = None) -> None:
+        """The operator's message: whether they hold the dead-man switch, and (forward m/s, turn rad/s)."""
+        with self._lock:
+            now = self._clock()
+            at = now if measured is None else measured
+            reason = None if np.isfinite(command).all() else "the operator's command is not finite"
+            self._teleop.feed(at, now, reason)
+            self._human, self._human_proposal = holds, Proposal(np.array(command, np.float64), at)
+
+    def on_estop(self, pressed: bool, measured: float | None = None) -> None:
+        """The e-stop's message or heartbeat."""
+        with self._lock:
+            now = self._clock()
+            self._button.feed(now if measured is None else measured, now)
+            self._pressed = "the e-stop is pressed" if pressed else None
+
+    # What an operator asks for.
+
+    def start(self) -> None:
+        """Begin an episode. Raises `RuntimeError` without a path, with a bad input, or with a latched e-stop."""
+        with self._lock:
+            now = self._clock()
+            if not self._has_path:
+                raise RuntimeError("there is no path or goal; send one first")
+            if faults := self._faults(now):
+                raise RuntimeError(f"cannot start: {'; '.join(faults)}")
+            self.arbiter.decide(self._situation(now))
+            self.arbiter.start()
+            # Bumpless: limits act from the motion that the robot has, not from one that it was once told.
+            self.builder.commands[0] = self.builder.velocities[0] if self._moves() else 0.0
+            self._began, self.ending, self._fault_since = now, None, None
+            self._countdown, self._proposal = 0, None
+            self._event("start", now)
+
+    def stop(self, ending: Ending = Ending.OPERATOR_ABORT) -> None:
+        with self._lock:
+            self._end(ending, self._clock())
+
+    def estop(self, reason: str = "asked for by a service") -> None:
+        with self._lock:
+            self.arbiter.estop(reason)
+            self._end(Ending.ESTOP, self._clock())
+
+    def clear_estop(self) -> None:
+        """Raises `RuntimeError` while its cause lasts."""
+        with self._lock:
+            if (cause := self._estop_cause(self._clock())) is not None:
+                raise RuntimeError(f"the e-stop cannot be cleared: {cause}")
+            self.arbiter.clear_estop()
+            self._event("clear e-stop", self._clock())
+
+    def resume(self) -> None:
+        """Back to the policy after the operator's messages had stopped during an intervention."""
+        with self._lock:
+            self.arbiter.resume()
+            self._event("resume", self._clock())
+
+    def tick(self) -> Tick:
+        """The next command; call it once a control period."""
+        with self._lock:
+            now = self._clock()
+            self._decide_with_policy(now)
+            decision = self.arbiter.decide(self._situation(now))
+            self._supervise(decision, now)
+            commands, builder = self.builder.commands, self.builder
+            clips: tuple[str, ...] = ()
+            if decision.wanted is None:
+                self._safety.stop(commands, _ROW)
+            else:
+                wanted = decision.wanted[None]
+                self._safety.limit(wanted, commands, builder.scans.points, builder.scan_poses, builder.poses, _ROW)
+                clips = tuple(name for bit, name in _CLIPS.items() if self._safety.clips[0] & bit)
+            made = Tick(commands[0].copy(), decision, clips, self.ending)
+            self._write(made, now)
+            return made
+
+    def _decide_with_policy(self, now: float) -> None:
+        """Ask the policy every `decision_ticks` ticks, if its inputs are good."""
+        if not self.arbiter.running:
+            self._proposal = None
+            return
+        if self._faults(now):
+            self._proposal, self._countdown = None, 0
+            return
+        if self._countdown == 0:
+            observed = now - max(self._scan.age(now) if self.settings.scans else 0.0, self._odometry.age(now))
+            began = time.perf_counter()
+            self.builder.observe(_ROW, self.observation)
+            action = np.asarray(self._act(self.observation), np.float32).reshape(1, 2)
+            self._latency = time.perf_counter() - began
+            command = command_of(self.settings, action)[0] if np.isfinite(action).all() else np.full(2, np.nan)
+            self._proposal = Proposal(command, observed)
+            self._countdown = self.settings.decision_ticks
+        self._countdown -= 1
+
+    def _faults(self, now: float) -> list[str]:
+        needed = [self._odometry] + ([self._scan] if self.settings.scans else [])
+        return [problem for dog in needed if (problem := dog.problem(now)) is not None]
+
+    def _moves(self) -> bool:
+        limits = self.settings.limits
+        v, w = self.builder.velocities[0]
+        return bool(-limits.reverse <= v <= limits.speed and abs(w) <= limits.turn)
+
+    def _estop_cause(self, now: float) -> str | None:
+        if self._pressed is not None:
+            return self._pressed
+        return self._button.problem(now) if self.supervision.estop_timeout is not None else None
+
+    def _situation(self, now: float) -> Situation:
+        return Situation(
+            now=now,
+            estop=self._estop_cause(now),
+            faults=self._faults(now),
+            human=self._human,
+            human_alive=self._teleop.problem(now) is None,
+            human_proposal=self._human_proposal,
+            policy_proposal=self._proposal,
+        )
+
+    def _supervise(self, decision: Decision, now: float) -> None:
+        """End the episode where it is over."""
+        if decision.source != Source.FAULT:
+            self._fault_since = None
+        elif self._fault_since is None:
+            self._fault_since = now
+        if self._began is None:
+            return
+        if decision.source == Source.ESTOP:
+            self._end(Ending.ESTOP, now)
+        elif self._fault_since is not None and now - self._fault_since > self.supervision.fault_limit:
+            self._end(Ending.COMMUNICATION_LOSS, now)
+        elif now - self._began > self.supervision.time_limit:
+            self._end(Ending.TIMEOUT, now)
+        elif decision.source == Source.POLICY and self._arrived():
+            self._end(Ending.SUCCESS, now)
+
+    def _arrived(self) -> bool:
+        paths, near = self.builder.paths, self.supervision.arrival
+        away = paths.points[0, paths.counts[0] - 1] - self.builder.poses[0, :2]
+        remains = self.settings.view.reference == "path" and paths.errors[0, 3] > near + self.settings.view.path_spacing
+        return bool(np.hypot(*away) < near and not remains)
+
+    def _end(self, ending: Ending, now: float) -> None:
+        self.arbiter.stop()
+        if self._began is not None:
+            self.ending, self._began = ending, None
+            self._event("end", now, ending=str(ending))
+
+    def _event(self, name: str, now: float, **details: Any) -> None:
+        if self._log is not None:
+            self._log.write({"event": name, "time": now, **details}, durable=True)
+
+    def _write(self, made: Tick, now: float) -> None:
+        if self._log is None:
+            return
+        self._number += 1
+        wanted = made.decision.wanted
+        record: Mapping[str, Any] = {
+            "tick": self._number,
+            "time": now,
+            "source": str(made.decision.source),
+            "reason": made.decision.reason,
+            "policy": None if self._proposal is None else self._proposal.command,
+            "wanted": wanted,
+            "command": made.command,
+            "clips": made.clips,
+            "intervention": self.arbiter.intervening,
+            "policy_version": self._version,
+            "ages": {dog.name: dog.age(now) for dog in (self._scan, self._odometry, self._teleop, self._button)},
+            "policy_seconds": self._latency,
+        }
+        self._log.write(record)

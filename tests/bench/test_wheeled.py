@@ -1,0 +1,21 @@
+"""A short run of `vla-rl bench wheeled`."""
+
+import pytest
+
+from vla_rl.bench import wheeled
+from vla_rl.bench.output import markdown
+from vla_rl.sim.base import SimError
+
+
+def test_speed_and_baseline_are_measured() -> None:
+    found = wheeled.measure(8, 0.1, 2, ("tracking_slow",), episodes=2)
+    record = wheeled.to_dict(found)
+    assert all(len(rates) == 2 and min(rates) > 0 for rates in record["env_steps_per_cpu_second"].values())
+    assert record["baseline"]["ours tracking_slow"]["episodes"] == 2
+    targets, drivers = (markdown(table) for table in wheeled.tables(found))
+    assert "env-steps per CPU second, 60 beams | >= 20000" in targets and "| ours tracking_slow |" in drivers
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(SimError, match="there is no wheeled task 'parking'"):
+        wheeled.measure(2, 0.1, 1, ("parking",))
