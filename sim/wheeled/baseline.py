@@ -167,7 +167,7 @@ def _choose(window, costs, speeds, turns, times, references, commands, points, o
         low_v, high_v = max(v0 - (slower if v0 > 0 else faster), -reverse), min(v0 + faster, min(speed, 1.1 * target))
         low_w, high_w = max(w0 - turn_slower, -turn), min(w0 + turn_slower, turn)
         pursued = _pursuit(references[row, -1], target, turn)
-        best, best_v, best_w = np.inf, 0.0, 0.0
+        best, best_v, best_w = np.inf, 0.0, 0.0  # a stop, where nothing is safe
         for a in range(speeds):
             v = low_v + (high_v - low_v) * a / max(speeds - 1, 1)
             for b in range(turns + 1):
@@ -176,6 +176,4 @@ def _choose(window, costs, speeds, turns, times, references, commands, points, o
                 cost += costs[3] * abs(w - pursued) / turn
                 if cost < best:
                     best, best_v, best_w = cost, v, w
-        if best == np.inf:  # nothing is safe: stop, and look the other way
-            best_v, best_w = 0.0, math.copysign(0.5 * turn, pursued)
         out[row, 0], out[row, 1] = best_v, best_w
