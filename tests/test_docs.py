@@ -32,7 +32,7 @@ def test_overrides_can_be_applied(document: Path) -> None:
     for override in re.findall(rf"(?<![\w./])((?:{SECTIONS})\.\w+=(?:'[^']*'|[^\s`),;]+))", document.read_text()):
         if not override.endswith(("FILE_OR_FOLDER", "FOLDER", "PATH")):
             given = override.replace("'", "").rstrip(".")
-            of_control = document.name == "dsac_t.md" or given.partition(".")[0] in OFF_POLICY
+            of_control = document.name in ("dsac_t.md", "wheeled.md") or given.partition(".")[0] in OFF_POLICY
             load_experiment(None, [*(["algorithm.name=dsac_t"] if of_control else []), given])
 
 

@@ -22,6 +22,8 @@ from vla_rl.driving.settings import NotNegative
 
 CLOSER = 0.01
 """m, of what already is within the margin."""
+WINDOW = 3
+"""The dynamic window holds what the robot can reach within so many decisions."""
 
 
 class BaselineSettings(Section):
@@ -31,6 +33,8 @@ class BaselineSettings(Section):
     """Length of a prediction, s."""
     instants: Positive = 12
     """Of a prediction."""
+    hold: Rate = 0.8
+    """A prediction holds the command for so long, and then goes straight on at the target speed, s."""
     lookahead: Rate = 1.4
     """To pure pursuit's point, in seconds at the target speed."""
     speeds: Positive = 7
@@ -39,11 +43,11 @@ class BaselineSettings(Section):
     """Turning speeds that are tried with each."""
     margin: NotNegative = 0.03
     """Between rim and obstacle that a prediction must keep beyond the safety layer's own margin, m."""
-    comfort: Rate = 0.25
+    comfort: Rate = 0.15
     """Clearances above this cost nothing, m."""
-    obstacle_cost: NotNegative = 0.5
+    obstacle_cost: NotNegative = 1.0
     """Of a prediction that touches an obstacle; 1 is what standing still costs."""
-    path_cost: NotNegative = 1.0
+    path_cost: NotNegative = 0.5
     """Of a mean distance from the path as long as the way that the robot makes within the horizon."""
     pursuit_cost: NotNegative = 0.1
     """Of turning as far from pure pursuit as the robot can."""
@@ -74,14 +78,14 @@ class PursuitBaseline:
         else:
             builder.paths.ahead(builder.poses, reach, self._rows, self._reference)
         limits = robot.limits
-        period = robot.decision_period
+        period = WINDOW * robot.decision_period
         window = (
             limits.speed, limits.reverse, limits.turn, limits.acceleration * period, limits.turn_acceleration * period,
             limits.braking * period, limits.turn_braking * period, limits.braking,
         )  # fmt: skip
         keep = robot.radius + robot.safety.margin + chosen.margin
         prices = (chosen.obstacle_cost, chosen.pursuit_cost, chosen.path_cost)
-        costs = (keep, chosen.comfort, *prices, self.target_speed)
+        costs = (keep, chosen.comfort, *prices, self.target_speed, chosen.hold)
         _choose(
             window, costs, chosen.speeds, chosen.turns, self._times, self._reference, builder.commands, builder.scans.points,
             self._commands,
@@ -115,29 +119,34 @@ def _pursuit(reference, speed, turn):  # type: ignore[no-untyped-def]
 def _cost(v, w, times, reference, points, near, bounds, costs, braking):  # type: ignore[no-untyped-def]
     """Progress that is missing, distance from the reference and a price for clearance; inf where the command hits
     something before it can stop."""
-    comfort, obstacle_cost, path_cost, way = costs[1], costs[2], costs[4], costs[5] * times[-1]
-    aside, clearance, progress = 0.0, np.inf, 0
+    _, comfort, obstacle_cost, _, path_cost, target, hold = costs
+    way = target * times[-1]
+    aside, clearance, progress = 0.0, np.inf, 0.0
     stop = abs(v) / braking + times[0]
     count = len(times)
     for k in range(count):
-        angle = w * times[k]
+        held = min(times[k], hold)
+        angle = w * held
         if abs(angle) < 1e-6:
-            x, y = v * times[k], 0.5 * v * times[k] * angle
+            x, y = v * held, 0.5 * v * held * angle
         else:
             x, y = v / w * math.sin(angle), v / w * (1.0 - math.cos(angle))
-        nearest = np.inf
+        x += target * (times[k] - held) * math.cos(angle)
+        y += target * (times[k] - held) * math.sin(angle)
+        nearest, reached = np.inf, 0
         for j in range(count + 1):
             away = (reference[j, 0] - x) ** 2 + (reference[j, 1] - y) ** 2
             if away < nearest:
-                nearest, progress = away, j
+                nearest, reached = away, j
         aside += math.sqrt(nearest)
+        progress += reached
         for n in range(len(near)):
             away = math.hypot(points[near[n], 0] - x, points[near[n], 1] - y) - bounds[n]
             if away < 0.0 and times[k] <= stop:
                 return np.inf
             clearance = min(clearance, away)
     narrow = min(max(1.0 - clearance / comfort, 0.0), 2.0)
-    return 1.0 - progress / count + path_cost * aside / count / way + obstacle_cost * narrow
+    return 1.0 - progress / (0.5 * count * (count + 1)) + path_cost * aside / count / way + obstacle_cost * narrow
 
 
 @compiled
@@ -158,7 +167,7 @@ def _choose(window, costs, speeds, turns, times, references, commands, points, o
         low_v, high_v = max(v0 - (slower if v0 > 0 else faster), -reverse), min(v0 + faster, min(speed, 1.1 * target))
         low_w, high_w = max(w0 - turn_slower, -turn), min(w0 + turn_slower, turn)
         pursued = _pursuit(references[row, -1], target, turn)
-        best, best_v, best_w = np.inf, 0.0, 0.0
+        best, best_v, best_w = np.inf, 0.0, 0.0  # a stop, where nothing is safe
         for a in range(speeds):
             v = low_v + (high_v - low_v) * a / max(speeds - 1, 1)
             for b in range(turns + 1):
@@ -167,6 +176,4 @@ def _choose(window, costs, speeds, turns, times, references, commands, points, o
                 cost += costs[3] * abs(w - pursued) / turn
                 if cost < best:
                     best, best_v, best_w = cost, v, w
-        if best == np.inf:  # nothing is safe: stop, and look the other way
-            best_v, best_w = 0.0, math.copysign(0.5 * turn, pursued)
         out[row, 0], out[row, 1] = best_v, best_w

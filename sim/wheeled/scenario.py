@@ -107,7 +107,7 @@ def _beside_path(settings: WheeledSettings, rng: np.random.Generator, path: np.n
     inner = np.flatnonzero((arc > scene.obstacle_spacing) & (arc < arc[-1] - scene.obstacle_spacing))
     if len(inner) == 0:
         raise SimError(f"a path of {arc[-1]:.1f} m has no room for obstacles; lower scene.obstacle_spacing")
-    obstacles: list[np.void] = []
+    obstacles: list[np.ndarray] = []
     for _ in range(int(rng.integers(scene.standing[0], scene.standing[1] + 1))):
         radius = rng.uniform(*scene.obstacle_radius)
         for _ in range(ATTEMPTS):
@@ -138,8 +138,9 @@ def _arena(settings: WheeledSettings, rng: np.random.Generator, path: np.ndarray
     scene, radius = settings.scene, settings.robot.radius
     margin = 2 * scene.corridor
     low, high = path.min(axis=0) - margin, path.max(axis=0) + margin
-    walls = _box(0.5 * (low + high), *(high - low), 0.0)
-    obstacles: list[np.void] = []
+    width, height = high - low
+    walls = _box(0.5 * (low + high), float(width), float(height), 0.0)
+    obstacles: list[np.ndarray] = []
     for _ in range(int(rng.integers(scene.standing[0], scene.standing[1] + 1))):
         size = rng.uniform(*scene.obstacle_radius)
         for _ in range(ATTEMPTS):
@@ -156,11 +157,11 @@ def _arena(settings: WheeledSettings, rng: np.random.Generator, path: np.ndarray
     return np.array(obstacles, OBSTACLE), walls
 
 
-def _standing(centre: np.ndarray, radius: float) -> np.void:
+def _standing(centre: np.ndarray, radius: float) -> np.ndarray:
     return _obstacle(centre, radius, centre, 0.0, 0.0, 0.0, 0.0)
 
 
-def _walking(settings: WheeledSettings, rng: np.random.Generator, middle: np.ndarray, heading: float) -> np.void:
+def _walking(settings: WheeledSettings, rng: np.random.Generator, middle: np.ndarray, heading: float) -> np.ndarray:
     """To and fro over `middle`, beginning anywhere on its way."""
     scene = settings.scene
     length = rng.uniform(*scene.walk)
@@ -173,10 +174,9 @@ def _walking(settings: WheeledSettings, rng: np.random.Generator, middle: np.nda
 
 def _obstacle(
     centre: np.ndarray, radius: float, begin: np.ndarray, heading: float, length: float, along: float, speed: float
-) -> np.void:
+) -> np.ndarray:
     values = (centre[0], centre[1], radius, begin[0], begin[1], math.cos(heading), math.sin(heading), length, along, speed)
-    made: np.void = np.array(values, OBSTACLE)[()]
-    return made
+    return np.array(values, OBSTACLE)
 
 
 def _box(centre: np.ndarray, width: float, height: float, turn: float) -> Float64[np.ndarray, "4 4"]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_rl.robot.arbiter import Arbiter, Proposal, Situation, Source
+from vla_rl.robot.arbiter import Arbiter, Decision, Proposal, Situation, Source
 
 TICK = 0.02
 
@@ -113,73 +113,90 @@ EVENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=400)
-@given(st.lists(st.tuples(EVENTS, st.integers(1, 8)), min_size=5, max_size=40))
-def test_random_faults(sequence: list[tuple[str, int]]) -> None:
-    """400 random sequences. In every state there is a declared output, the order of the sources holds, and after the operator
-    was lost during an intervention the policy never drives before `resume` (or `start` after an e-stop)."""
-    arbiter, now = Arbiter(recovery=0.06), 0.0
-    held = False  # the operator drove at the last tick
-    lost = False
-    latched = False
-    last_trouble = -1.0
-    changed = -math.inf
-    seen = -math.inf  # the latest time that the arbiter was told
-    for event, ticks in sequence:
-        if event == "start" and not latched:
+class Rules:
+    """The rules, written down a second time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.seen = self.trouble = self.changed = -math.inf
+        """Latest time that the arbiter was told; of the last fault; of the last change of hands."""
+        self.held = self.lost = self.latched = False
+        """The operator drove at the last tick; was lost while driving; the e-stop is latched."""
+
+    def ask(self, arbiter: Arbiter, event: str) -> None:
+        """What an operator asks for between two ticks."""
+        if event == "start" and not self.latched:
             arbiter.start()
         elif event == "stop":
             arbiter.stop()
         elif event == "clear_estop":
             arbiter.clear_estop()
-            latched = False
+            self.latched = False
         elif event == "resume":
             arbiter.resume()
-            lost = False
+            self.lost = False
         elif event == "estop":
             arbiter.estop("asked for")
-            latched, lost, held = True, False, False
+            self.latch()
+
+    def latch(self) -> None:
+        self.latched, self.lost, self.held = True, False, False
+
+    def situation(self, event: str, first: bool) -> Situation:
+        """What the next tick is told, and what follows from it."""
+        self.now += TICK
+        at = self.now - 1.0 if event == "clock_back" and first else self.now
+        self.seen = max(self.seen, at)
+        holds, alive = event in ("human", "human_nan", "silence"), event != "silence"
+        observed = self.changed - 0.001 if event == "policy_old" else self.now
+        wanted = proposal(math.nan if event == "policy_nan" else 0.3, observed)
+        situation = Situation(
+            now=at,
+            estop="pressed" if event == "button" else None,
+            faults=["scan stopped"] if event == "fault" else [],
+            human=holds,
+            human_alive=alive,
+            human_proposal=proposal(math.nan if event == "human_nan" else 0.1, self.now),
+            policy_proposal=None if event == "policy_gone" else wanted,
+        )
+        if event == "button":
+            self.latch()
+        good = alive and event != "human_nan"
+        if holds and good and not self.latched:
+            self.held, self.lost = True, False
+        elif self.held:
+            self.held, self.lost, self.changed = False, not good, self.now
+        if event == "fault" or at < self.seen:
+            self.trouble = self.seen
+        return situation
+
+    def check(self, decision: Decision) -> None:
+        assert (decision.wanted is None) == (decision.source not in (Source.HUMAN, Source.POLICY))
+        assert decision.wanted is None or np.isfinite(decision.wanted).all()
+        if self.latched:
+            assert decision.source == Source.ESTOP
+            self.changed = self.now
+        elif self.now - self.trouble < 0.06 - TICK:
+            assert decision.source == Source.FAULT
+            self.changed = max(self.changed, self.trouble)
+        elif decision.source != Source.FAULT:
+            allowed = {Source.HUMAN} if self.held else {Source.HOLD} if self.lost else {Source.HOLD, Source.POLICY}
+            assert decision.source in allowed
+
+
+@settings(max_examples=400)
+@given(st.lists(st.tuples(EVENTS, st.integers(1, 8)), min_size=5, max_size=40))
+def test_random_faults(sequence: list[tuple[str, int]]) -> None:
+    """400 random sequences. In every state there is a declared output, the order of the sources holds, and after the operator
+    was lost during an intervention the policy never drives before `resume` (or `start` after an e-stop)."""
+    arbiter, rules = Arbiter(recovery=0.06), Rules()
+    for event, ticks in sequence:
+        rules.ask(arbiter, event)
         for k in range(ticks):
-            now += TICK
-            at = now - 1.0 if event == "clock_back" and k == 0 else now
-            holds = event in ("human", "human_nan", "silence")
-            alive = event != "silence"
-            observed = changed - 0.001 if event == "policy_old" else now
-            wanted = None if event == "policy_gone" else proposal(math.nan if event == "policy_nan" else 0.3, observed)
-            situation = Situation(
-                now=at,
-                estop="pressed" if event == "button" else None,
-                faults=["scan stopped"] if event == "fault" else [],
-                human=holds,
-                human_alive=alive,
-                human_proposal=proposal(math.nan if event == "human_nan" else 0.1, now),
-                policy_proposal=wanted,
-            )
+            situation = rules.situation(event, first=k == 0)
             decision = arbiter.decide(situation)
-            if event == "button":
-                latched, lost, held = True, False, False
-            good = alive and event != "human_nan"
-            if holds and good and not latched:
-                held, lost = True, False
-            elif held:
-                held, lost, changed = False, not good, now
-            seen = max(seen, at)
-            if event == "fault" or at < seen:
-                last_trouble = seen
-            assert (decision.wanted is None) == (decision.source not in (Source.HUMAN, Source.POLICY))
-            if decision.wanted is not None:
-                assert np.isfinite(decision.wanted).all()
-            if latched:
-                assert decision.source == Source.ESTOP
-                changed = now
-            elif now - last_trouble < 0.06 - TICK:
-                assert decision.source == Source.FAULT
-                changed = max(changed, last_trouble)
-            elif decision.source != Source.FAULT:
-                if held:
-                    assert decision.source == Source.HUMAN
-                else:
-                    assert decision.source in ((Source.HOLD,) if lost else (Source.HOLD, Source.POLICY))
+            rules.check(decision)
             if decision.source == Source.POLICY:
-                assert not lost and not latched and arbiter.running and observed > changed
-                assert event not in ("policy_gone", "policy_old", "policy_nan")
+                proposed = situation.policy_proposal
+                assert proposed is not None and proposed.observed > rules.changed and event != "policy_nan"
+                assert arbiter.running and not rules.lost and not rules.latched

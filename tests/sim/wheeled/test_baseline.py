@@ -1,7 +1,5 @@
 """The classical baseline: its steering worked out by hand, and whole episodes on held-out seeds."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -19,7 +17,7 @@ def test_pure_pursuit_steers_on_the_arc_through_the_point() -> None:
     assert _pursuit(np.array([0.0, 0.0]), 0.25, 1.0) == 0.0
 
 
-@pytest.mark.parametrize(("task", "least"), [("tracking_slow", 0.0), ("goal_fast", 0.0)])
+@pytest.mark.parametrize(("task", "least"), [("tracking_slow", 0.8), ("goal_fast", 0.9)])
 def test_it_arrives_on_held_out_episodes_without_a_collision(task: str, least: float) -> None:
     sim = WheeledControl(task, 16)
     record = evaluate_driving(sim, PursuitBaseline(sim.builder, sim.settings.target_speed).act, 16)
@@ -43,18 +41,18 @@ def test_the_record_of_an_evaluation() -> None:
 
     record = driving_record([episode(1, 0, 0.02), episode(1, 0, 0.04), episode(0, 1, 0.5), episode(0, 0, 0.6)])
     assert record["success"]["count"] == 2 and record["collision"]["count"] == 1
-    # Wilson for 2 of 4 at z^2 = 3.841459: centre 0.5, half = 1.959964 / 1.960365 * sqrt(1/16 + 3.841459/64) = 0.349996.
-    assert record["success"]["low"] == pytest.approx(0.5 - 0.349996, abs=1e-5)
+    # Wilson for 2 of 4 at z^2 = 3.841459: centre 0.5, half = 1.959964 / 1.960365 * sqrt(1/16 + 3.841459/64) = 0.349961.
+    assert record["success"]["low"] == pytest.approx(0.5 - 0.349961, abs=2e-6)
     assert record["cross_track"] == pytest.approx(0.03), "of the successful ones alone"
     assert record["completion"] == 0.5 and record["return"] == 5.0
     assert driving_record([episode(0, 1, 0.5)])["cross_track"] is None
 
 
-def test_it_looks_the_other_way_where_nothing_is_safe() -> None:
-    """Walled in by returns all around, it stops and turns towards the path."""
+def test_walled_in_it_hardly_moves() -> None:
+    """Returns 0.01 m from the rim all around: no prediction may use that up."""
     sim = WheeledControl("tracking_slow", 1)
     sim.reset([1])
     sim.builder.scan(np.full((1, 60), 0.18, np.float32), np.zeros(1, np.int64))
     driver = PursuitBaseline(sim.builder, sim.settings.target_speed)
     action = driver.act(np.zeros((1, sim.observation_dim), np.float32))
-    assert action[0, 0] == 0 and math.isfinite(action[0, 1])
+    assert abs(action[0, 0]) * sim.settings.robot.limits.speed * driver._times[0] <= 0.01
