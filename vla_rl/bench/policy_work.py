@@ -209,7 +209,7 @@ def count_flops(run: Callable[[], Any]) -> float:
     about 2 P T + 4 T^2 E per layer.
     """
     ops = torch.ops.aten
-    mapping = {
+    mapping: dict[Any, Any] = {
         ops._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         ops._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     }
