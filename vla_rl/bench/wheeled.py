@@ -52,7 +52,10 @@ def measure(
     on_progress: Callable[[WheeledBenchmark], None] = lambda so_far: None,
 ) -> WheeledBenchmark:
     """Speed of tracking_slow, restarts of finished episodes included, for `seconds` of each case; then the baseline on so many
-    held-out episodes of each task, the first of them filmed into the folder `videos`. Raises `SimError` for an unknown task, and where ir-sim is asked for but missing."""
+    held-out episodes of each task, the first of them filmed into the folder `videos`.
+
+    Raises `SimError` for an unknown task, and where ir-sim is asked for but missing.
+    """
     found = WheeledBenchmark(num_envs, {name: [] for name in CASES})
     sims = {name: WheeledControl("tracking_slow", num_envs, **options) for name, (options, _) in CASES.items()}
     for sim in sims.values():
