@@ -1,5 +1,8 @@
 """A short run of `vla-rl bench wheeled`."""
 
+from pathlib import Path
+
+import av
 import pytest
 
 from vla_rl.bench import wheeled
@@ -7,8 +10,11 @@ from vla_rl.bench.output import markdown
 from vla_rl.sim.base import SimError
 
 
-def test_speed_and_baseline_are_measured() -> None:
-    found = wheeled.measure(8, 0.1, 2, ("tracking_slow",), episodes=2)
+def test_speed_and_baseline_are_measured_and_filmed(tmp_path: Path) -> None:
+    found = wheeled.measure(8, 0.1, 2, ("tracking_slow",), episodes=2, videos=tmp_path)
+    with av.open(str(tmp_path / "tracking_slow.mp4")) as video:
+        # 4 to 6 m at 0.28 m/s are some 15 to 25 s of 10 frames each.
+        assert video.streams.video[0].frames > 100
     record = wheeled.to_dict(found)
     assert all(len(rates) == 2 and min(rates) > 0 for rates in record["env_steps_per_cpu_second"].values())
     assert record["baseline"]["ours tracking_slow"]["episodes"] == 2

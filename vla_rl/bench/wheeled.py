@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from rich.table import Table
 from vla_rl.bench.output import target_table
 from vla_rl.bench.spread import Spread, Target
 from vla_rl.machine import describe_machine
-from vla_rl.sim.control import ControlSim, training_seeds
+from vla_rl.sim.control import ControlSim, evaluation_seeds, training_seeds
 from vla_rl.sim.wheeled.baseline import PursuitBaseline
 from vla_rl.sim.wheeled.foreign import IrSimControl
+from vla_rl.sim.wheeled.render import film_episode
 from vla_rl.sim.wheeled.settings import TASKS
 from vla_rl.sim.wheeled.simulator import WheeledControl
 from vla_rl.trainers.driving_evaluation import evaluate_driving
+from vla_rl.video import write_video
 
 BLIND: dict[str, Any] = {"robot": {"view": {"sectors": 0}, "safety": {"time_to_collision": 0.0}}}
 """A task without the scanner."""
@@ -45,10 +48,14 @@ def measure(
     tasks: Sequence[str] = tuple(TASKS),
     episodes: int = 200,
     foreign_episodes: int = 0,
+    videos: Path | None = None,
     on_progress: Callable[[WheeledBenchmark], None] = lambda so_far: None,
 ) -> WheeledBenchmark:
     """Speed of tracking_slow, restarts of finished episodes included, for `seconds` of each case; then the baseline on so many
-    held-out episodes of each task. Raises `SimError` for an unknown task, and where ir-sim is asked for but missing."""
+    held-out episodes of each task, the first of them filmed into the folder `videos`.
+
+    Raises `SimError` for an unknown task, and where ir-sim is asked for but missing.
+    """
     found = WheeledBenchmark(num_envs, {name: [] for name in CASES})
     sims = {name: WheeledControl("tracking_slow", num_envs, **options) for name, (options, _) in CASES.items()}
     for sim in sims.values():
@@ -62,6 +69,10 @@ def measure(
         if episodes:
             found.drivers[f"ours {task}"] = _drive(WheeledControl(task, min(episodes, 64)), episodes)
             on_progress(found)
+        if videos is not None:
+            sim = WheeledControl(task, 1)
+            frames = film_episode(sim, PursuitBaseline(sim.builder, sim.settings.target_speed).act, evaluation_seeds(1)[0])
+            write_video(videos / f"{task}.mp4", frames, fps=1 / sim.settings.robot.decision_period)
         if foreign_episodes:
             found.drivers[f"ir-sim {task}"] = _drive(IrSimControl(task, 1), foreign_episodes)
             on_progress(found)
