@@ -199,6 +199,7 @@ def bench_wheeled(
     repeats: Annotated[int, typer.Option(min=1, help="Turns that the cases take.")] = 5,
     episodes: Annotated[int, typer.Option(min=0, help="Held-out episodes of the baseline on each task.")] = 200,
     foreign: Annotated[int, typer.Option(min=0, help="The same in ir-sim; some seconds an episode.")] = 0,
+    videos: Annotated[Path | None, typer.Option(help="Folder for a video of an episode of each task.")] = None,
     json_path: JsonPath = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
 ) -> None:
@@ -209,5 +210,5 @@ def bench_wheeled(
     def keep(so_far: wheeled.WheeledBenchmark) -> None:
         save(wheeled.to_dict(so_far), json_path)
 
-    found = wheeled.measure(num_envs, seconds, repeats, tasks or tuple(wheeled.TASKS), episodes, foreign, keep)
+    found = wheeled.measure(num_envs, seconds, repeats, tasks or tuple(wheeled.TASKS), episodes, foreign, videos, keep)
     show(wheeled.tables(found), wheeled.to_dict(found), json_path, as_markdown)
