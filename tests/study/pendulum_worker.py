@@ -34,6 +34,7 @@ def main(verb: str, *words: str) -> None:
     pipeline.check = lambda _: TIME_LIMITS
     pipeline.open_sim = lambda _: pendulum_sim()
     pipeline.supervised_start = supervised_start
+    pipeline.train_sft = lambda run, *_: supervised_start(run)
     if verb == "sft":
         pipeline.clone(config, evaluate="--evaluate" in words)
     else:
