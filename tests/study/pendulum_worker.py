@@ -32,7 +32,7 @@ def main(verb: str, *words: str) -> None:
         sys.exit(len(run_study(load_study(Path(words[0])), WORKER)))
     config = load_config(words[-1])
     pipeline.check = lambda _: TIME_LIMITS
-    pipeline.open_sim = lambda _: pendulum_sim()
+    pipeline.open_sim = lambda *_: pendulum_sim()
     pipeline.supervised_start = supervised_start
     pipeline.train_sft = lambda run, *_: supervised_start(run)
     if verb == "sft":
