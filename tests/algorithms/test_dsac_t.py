@@ -27,10 +27,10 @@ from vla_rl.control_config import AlgorithmConfig
 def settle(gradients, spread: float, steps: int = 1500) -> float:  # type: ignore[no-untyped-def]
     """Sigma of one critic (twice) that learns from targets N(0, spread), averaged over the last fifth of the steps.
 
-    Q begins where it belongs and is slow, so that its own wandering does not add to the spread around it.
+    It begins at twice the spread. Q begins where it belongs and is slow, so that its own wandering does not add to the spread.
     """
     generator = torch.Generator().manual_seed(0)
-    q, raw = torch.zeros(2, 1, requires_grad=True), torch.full((2, 1), spread, requires_grad=True)
+    q, raw = torch.zeros(2, 1, requires_grad=True), torch.full((2, 1), math.log(math.expm1(2 * spread)), requires_grad=True)
     slow, fast = {"params": [q], "lr": 1e-3 * spread}, {"params": [raw], "lr": 0.015 * max(spread, 1.0)}
     optimizer = torch.optim.Adam([slow, fast])
     bound, found = softplus(raw.detach()).mean(1), []
