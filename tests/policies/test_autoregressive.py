@@ -120,7 +120,7 @@ def test_it_learns_from_demonstrated_tokens(policy: OpenVLAPolicy, observe: Obse
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
     assert (policy.act(observation, 0.0).tokens == tokens).mean() > 0.8
 
