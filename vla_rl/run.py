@@ -143,7 +143,7 @@ class Run(Generic[AnyConfig]):
         save_checkpoint(
             self.checkpoints(phase),
             step,
-            policy_save=partial(save_weights, policy) if isinstance(policy, OpenVLAPolicy) else policy.save,
+            policy_save=partial(save_weights, policy),
             optimizers=optimizers,
             state=state,
             keep=self.config.run.keep_checkpoints,
@@ -262,10 +262,10 @@ def prepare_for_training(policy: OpenVLAPolicy, config: Config, adapters: bool =
         policy.recompute_activations()
 
 
-def save_weights(policy: OpenVLAPolicy, folder: Path) -> None:
-    """Write a policy with its adapters merged, and beside it the adapters, as the sum does not tell its parts."""
+def save_weights(policy: Saveable, folder: Path) -> None:
+    """Write a policy, with its adapters merged, and beside it the adapters, as the sum does not tell its parts."""
     policy.save(folder)
-    if policy.is_adapted:
+    if isinstance(policy, OpenVLAPolicy) and policy.is_adapted:
         save_tree(folder, ADAPTERS, {"frozen": policy.frozen_digest(), "state": policy.state_dict()})
 
 

@@ -102,7 +102,6 @@ def describe(folder: Path, options: CheckpointOptions) -> tuple[OpenVLAConfig, A
     key, stats = choose_statistics(norm_stats, ours.get("unnorm_key", options.unnorm_key), options.suite)
     assets = {name: (folder / name).read_bytes() for name in ASSETS if (folder / name).is_file()}
     extra_files, extra = _extra_parts(folder, assets)
-    statistics = action_statistics(stats, options, key)
     if ours:
         config = OpenVLAConfig.from_dict(ours["config"])
         statistics = action_statistics(stats, CheckpointOptions(libero_gripper=ours["libero_gripper"]), key)
@@ -110,6 +109,7 @@ def describe(folder: Path, options: CheckpointOptions) -> tuple[OpenVLAConfig, A
         preprocessor = json.loads(assets.get("preprocessor_config.json", b"{}"))
         shown = record | {name: preprocessor.get(name) for name in ("means", "stds")}
         config = original_config(shown, stats, key, extra, options)
+        statistics = action_statistics(stats, options, key)
     original = Original(record, norm_stats, key, statistics.binary_gripper, assets, {}, extra_files)
     return config, statistics, original, int(ours.get("version", 0))
 
