@@ -94,6 +94,7 @@ def bench_policy(
     dtypes: Annotated[str, typer.Option(help="float32, bfloat16, or both with a comma.")] = "float32,bfloat16",
     chunk: Annotated[int, typer.Option(min=1, help="Actions a chunk, of a preset.")] = 8,
     lora_rank: Annotated[int, typer.Option(min=0, help="Of the adapters that are trained; 0: none.")] = 32,
+    compiled: Annotated[bool, typer.Option(help="Update adapters with torch.compile, too, which takes minutes.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: one a core.")] = 0,
     seconds: Annotated[float, typer.Option(min=0.0, help="Of each row, over all repeats.")] = 1.0,
@@ -109,7 +110,7 @@ def bench_policy(
     set_threads(threads)
     sizes = tuple(int(batch) for batch in batches.split(","))
     settings = policy.PolicySettings(
-        name, sizes, tuple(dtypes.split(",")), chunk, lora_rank, str(choose_device(device)), seconds, repeats
+        name, sizes, tuple(dtypes.split(",")), chunk, lora_rank, compiled, str(choose_device(device)), seconds, repeats
     )
     found = policy.measure(settings)
     show(policy_report.tables(found), policy_report.to_dict(found), json_path, as_markdown)

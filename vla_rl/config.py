@@ -84,6 +84,8 @@ class PolicyConfig(Section):
     """Adapters are scaled by lora_alpha / lora_rank; null: min(lora_rank, 16), as OpenVLA and VLA-RL have it."""
     gradient_checkpointing: bool = False
     """Compute the transformers' activations anew in the backward pass, for a fraction of their memory."""
+    compile: bool = False
+    """Fuse the transformers' blocks with torch.compile: minutes in the first update of a shape, faster ones after it on a GPU."""
     sharded: bool = False
     """On several ranks (`torchrun`) each keeps a share of weights, gradients and moments (FSDP2), rather than all."""
 

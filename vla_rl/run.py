@@ -39,6 +39,7 @@ MAY_CHANGE = {
     "run.max_minutes",
     "run.max_episodes",
     "policy.gradient_checkpointing",
+    "policy.compile",
     "sim.num_workers",
     "rl.iterations",
     "rl.checkpoint_every",
@@ -258,6 +259,8 @@ def prepare_for_training(policy: OpenVLAPolicy, config: Config, adapters: bool =
     rank = config.policy.lora_rank
     if rank and adapters:
         policy.adapt(rank, config.policy.lora_alpha or min(rank, 16), config.run.seed)
+    if config.policy.compile:
+        policy.compile_blocks()
     if config.policy.gradient_checkpointing:
         policy.recompute_activations()
 
@@ -274,7 +277,8 @@ def load_weights(policy: OpenVLAPolicy, folder: Path) -> None:
 
     Raises `PolicyError` where the saved policy is of another architecture, or its adapters belong to other weights.
     """
-    saved = load_policy(folder, policy.device)
+    # On the CPU, where files are mapped and not read whole: a GPU has no room for a second policy of billions of weights.
+    saved = load_policy(folder, "cpu")
     if saved.config != policy.config:
         raise PolicyError(f"the policy in {folder} has another architecture; resume with the configuration of the run")
     state = saved.state_dict()

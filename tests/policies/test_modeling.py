@@ -12,7 +12,8 @@ import torch
 from vla_rl.policies.openvla import OpenVLAPolicy, PolicyInputs
 from vla_rl.policies.openvla.config import AugmentationConfig, FeaturizerConfig
 from vla_rl.policies.openvla.images import augment, to_model_images
-from vla_rl.policies.openvla.modeling import Projector, attention_mask
+from vla_rl.policies.openvla.modeling import attention_mask
+from vla_rl.policies.openvla.projectors import Projector
 from vla_rl.types import Observation
 
 Build = Callable[..., OpenVLAPolicy]

@@ -20,6 +20,8 @@ from vla_rl.progress import Progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 UPDATES = ("update", "update, recomputed", "update, LoRA", "update, LoRA, recomputed")
+COMPILED = ("update, LoRA, compiled", "update, LoRA, recomputed, compiled")
+"""Measured where asked for: compiling takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class PolicySettings:
     chunk_length: int = 8
     lora_rank: int = 32
     """0: no adapters."""
+    compiled: bool = False
     device: str = "cpu"
     seconds: float = 1.0
     """Of each row, over all repeats."""
@@ -99,7 +102,8 @@ def measure(settings: PolicySettings) -> PolicyBenchmark:
     device = torch.device(settings.device)
     model = find_model(settings.name, settings.chunk_length, device)
     rows: list[Row] = []
-    kinds = [kind for kind in UPDATES if settings.lora_rank or "LoRA" not in kind]
+    known = UPDATES + COMPILED if settings.compiled else UPDATES
+    kinds = [kind for kind in known if settings.lora_rank or "LoRA" not in kind]
     with Progress(f"bench policy {settings.name}", len(settings.dtypes) * len(settings.batches) * (1 + len(kinds))) as progress:
         for dtype in settings.dtypes:
             model.to(DTYPES[dtype])
@@ -115,7 +119,7 @@ def measure(settings: PolicySettings) -> PolicyBenchmark:
 
 def _act(model: OpenVLAModel, batch: int, dtype: str, settings: PolicySettings) -> list[Row]:
     model.requires_grad_(False)
-    works = acting(model, batch, dtype)
+    works = acting(model, batch, dtype, min(settings.batches))
     rows = [_row(work) for work in works]
     for work, row in zip(works, rows, strict=True):
         _guarded(row, lambda work=work, row=row: _warm_up(work, row, rows))  # type: ignore[misc]

@@ -18,10 +18,15 @@ ABLATIONS = (
     ("parallel decoding against autoregressive, both with a cache", "autoregressive", "parallel"),
     ("KV cache", "autoregressive, no cache", "autoregressive"),
     ("our loop against HF generate", "autoregressive, HF generate", "autoregressive"),
+    ("CUDA graphs, autoregressive", "autoregressive", "autoregressive, CUDA graphs"),
+    ("CUDA graphs against HF generate", "autoregressive, HF generate", "autoregressive, CUDA graphs"),
+    ("CUDA graph, parallel", "parallel", "parallel, CUDA graph"),
     ("one prefix for the batch, autoregressive", "autoregressive", "autoregressive, one prefix"),
     ("one prefix for the batch, parallel", "parallel", "parallel, one prefix"),
     ("keeping activations against computing them anew", "update, recomputed", "update"),
     ("LoRA against training all weights", "update", "update, LoRA"),
+    ("torch.compile, LoRA", "update, LoRA", "update, LoRA, compiled"),
+    ("torch.compile, LoRA, recomputed", "update, LoRA, recomputed", "update, LoRA, recomputed, compiled"),
 )
 """Title, the slower row, the faster row."""
 

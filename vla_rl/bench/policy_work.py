@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.openvla import ActionStatistics, OpenVLAConfig, PolicyInputs, build_policy
-from vla_rl.policies.openvla.blocks import recompute_blocks, transformer_blocks
+from vla_rl.policies.openvla.blocks import compile_blocks, recompute_blocks, transformer_blocks
+from vla_rl.policies.openvla.graphs import CudaGraphs
 from vla_rl.policies.openvla.lora import add_adapters, merge_adapters
 from vla_rl.policies.openvla.modeling import OpenVLAModel, empty_model
 from vla_rl.policies.openvla.original_config import CheckpointOptions, ExtraParts, original_config
@@ -110,8 +112,8 @@ def with_decoding(model: OpenVLAModel, decoding: str) -> OpenVLAModel:
     return view
 
 
-def acting(model: OpenVLAModel, batch: int, dtype: str) -> list[Workload]:
-    """Ways to choose `batch` chunks greedily."""
+def acting(model: OpenVLAModel, batch: int, dtype: str, smallest: int) -> list[Workload]:
+    """Ways to choose `batch` chunks greedily; the one that takes minutes at a large batch is there for the smallest alone."""
     config = model.config
     device = model.value_head.fc1.weight.device
     inputs, one = make_inputs(config, batch, device), make_inputs(config, 1, device)
@@ -127,9 +129,15 @@ def acting(model: OpenVLAModel, batch: int, dtype: str) -> list[Workload]:
     found = [
         work("parallel", lambda: parallel(inputs)[0].argmax(-1), all_weights),
         work("autoregressive", lambda: serial.decode(inputs, rows, _greedy)[0], steps),
-        work("autoregressive, no cache", lambda: decode_without_cache(serial, inputs), steps, "autoregressive"),
         work("autoregressive, HF generate", lambda: hf_generate(serial, inputs), steps, "autoregressive"),
     ]
+    if batch == smallest:
+        found.append(work("autoregressive, no cache", lambda: decode_without_cache(serial, inputs), steps, "autoregressive"))
+    if device.type == "cuda":
+        graphs = CudaGraphs(model)
+        found.append(work("parallel, CUDA graph", lambda: parallel.act(inputs, graphs)[0].argmax(-1), all_weights, "parallel"))
+        run = partial(serial.decode, inputs, rows, _greedy, graphs)
+        found.append(work("autoregressive, CUDA graphs", lambda: run()[0], steps, "autoregressive"))
     if batch > 1:
         found.append(work("parallel, one prefix", lambda: parallel(one)[0].argmax(-1)[same], all_weights))
         found.append(work("autoregressive, one prefix", lambda: serial.decode(one, same, _greedy)[0], steps))
@@ -165,7 +173,8 @@ def hf_generate(model: OpenVLAModel, inputs: PolicyInputs) -> Int64[Tensor, "B L
 
 @contextmanager
 def learning(model: OpenVLAModel, batch: int, dtype: str, kind: str, rank: int) -> Iterator[Workload]:
-    """An optimiser step on `batch` turns: "update" of all weights, with "recomputed" activations, or of adapters ("LoRA")."""
+    """An optimiser step on `batch` turns: "update" of all weights, with "recomputed" activations, of adapters ("LoRA"),
+    with "compiled" blocks."""
     parallel = with_decoding(model, "parallel")
     device = model.value_head.fc1.weight.device
     inputs = make_inputs(model.config, batch, device)
@@ -173,6 +182,8 @@ def learning(model: OpenVLAModel, batch: int, dtype: str, kind: str, rank: int) 
     model.requires_grad_(True)
     if "LoRA" in kind:
         add_adapters(model, rank, min(rank, 16), seed=0)
+    if "compiled" in kind:
+        compile_blocks(model)
     if "recomputed" in kind:
         recompute_blocks(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
@@ -185,13 +196,17 @@ def learning(model: OpenVLAModel, batch: int, dtype: str, kind: str, rank: int) 
         optimizer.step()
 
     try:
-        useful = kind.replace(", recomputed", "") if "recomputed" in kind else None
+        plain = kind.replace(", recomputed", "").replace(", compiled", "")
+        useful = plain if plain != kind else None
         # Forward and backward pass each read the weights.
         yield Workload(kind, batch, dtype, batch * model.config.num_slots, step, 2 * weight_bytes(model), useful)
     finally:
         if "recomputed" in kind:
             for block in transformer_blocks(model):
                 del block.forward
+        if "compiled" in kind:
+            for block in transformer_blocks(model):
+                block._compiled_call_impl = None
         merge_adapters(model)
         optimizer.zero_grad(set_to_none=True)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,19 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from vla_rl.policies.base import PolicyError
-from vla_rl.policies.openvla.action_head import RegressionHead
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS
 from vla_rl.policies.openvla.config import LanguageConfig, OpenVLAConfig
+from vla_rl.policies.openvla.decoding import StepMemory, rounded_up
+from vla_rl.policies.openvla.graphs import CudaGraphs
+from vla_rl.policies.openvla.heads import RegressionHead, ValueHead
 from vla_rl.policies.openvla.images import augment
+from vla_rl.policies.openvla.projectors import Projector, ProprioProjector
 from vla_rl.policies.openvla.prompts import END_TOKEN
 from vla_rl.policies.openvla.vision import VisionBackbone
+
+Result = TypeVar("Result")
+RECORDED_PREFIXES = 8
+"""Largest batch whose images and prompts are read by a recorded pass."""
 
 
 @dataclass(frozen=True)
@@ -43,56 +51,27 @@ class PolicyInputs:
         return len(self.proprio)
 
     def select(self, rows: Tensor | slice) -> PolicyInputs:
-        return PolicyInputs(self.images[rows], self.proprio[rows], self.prompt_ids[rows], self.prompt_mask[rows])
+        return self.map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> PolicyInputs:
-        return PolicyInputs(
-            self.images.to(device), self.proprio.to(device), self.prompt_ids.to(device), self.prompt_mask.to(device)
-        )
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> PolicyInputs:
+        return PolicyInputs(*(change(tensor) for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.images, self.proprio, self.prompt_ids, self.prompt_mask
 
 
-class Projector(nn.Module):
-    """Image features -> embeddings of the language model; `fc1..fc2` or `fc1..fc3`, as in OpenVLA."""
+@dataclass(frozen=True)
+class Prefix:
+    """All that stands before the first action token, as the decoder has read it."""
 
-    def __init__(self, vision_width: int, hidden_width: int, width: int, layers: int, pool: int) -> None:
-        super().__init__()
-        self.pool = pool
-        vision_width *= pool * pool
-        self.fc1 = nn.Linear(vision_width, hidden_width)
-        self.fc2 = nn.Linear(hidden_width, width)
-        self.fc3 = nn.Linear(width, width) if layers == 3 else None
-
-    def forward(self, features: Float[Tensor, "M G2 V"]) -> Float[Tensor, "M K E"]:
-        if self.pool > 1:
-            side = int(features.shape[1] ** 0.5)
-            grid = features.unflatten(1, (side // self.pool, self.pool, side // self.pool, self.pool))
-            features = grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 5).flatten(1, 2)
-        x = self.fc2(F.gelu(self.fc1(features)))
-        return x if self.fc3 is None else self.fc3(F.gelu(x))
-
-
-class ProprioProjector(nn.Module):
-    """Proprioception -> one token, as in OpenVLA-OFT."""
-
-    def __init__(self, proprio_dim: int, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(proprio_dim, width)
-        self.fc2 = nn.Linear(width, width)
-
-    def forward(self, proprio: Float[Tensor, "B P"]) -> Float[Tensor, "B E"]:
-        return self.fc2(F.gelu(self.fc1(proprio)))
-
-
-class ValueHead(nn.Module):
-    """Hidden state of the last prompt token -> value of the observation."""
-
-    def __init__(self, width: int, hidden_width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden_width)
-        self.fc2 = nn.Linear(hidden_width, 1)
-
-    def forward(self, hidden: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
-        return self.fc2(F.gelu(self.fc1(hidden))).squeeze(-1)
+    cache: DynamicCache
+    valid: Bool[Tensor, "B Q"]
+    logits: Float[Tensor, "B 256"]
+    """Of the first action token."""
+    values: Float[Tensor, "B"]
 
 
 def attention_mask(valid: Bool[Tensor, "B Q"], num_slots: int, kind: str) -> Bool[Tensor, "B 1 Q Q"]:
@@ -219,29 +198,80 @@ class OpenVLAModel(nn.Module):
         inputs: PolicyInputs,
         rows: Int64[Tensor, "R"],
         choose: Callable[[Float[Tensor, "R 256"], int], Int64[Tensor, "R"]],
+        graphs: CudaGraphs | None = None,
     ) -> tuple[Int64[Tensor, "R L"], Float[Tensor, "R"]]:
         """Choose tokens one after the other; returns their classes in [0, 256), and values.
 
         `inputs` are distinct observations, whose images and prompts are encoded once; result r continues `inputs[rows[r]]`.
-        `choose` gets the float32 logits of the n-th token of every result, and n.
+        `choose` gets the float32 logits of the n-th token of every result, and n. Steps are recorded in `graphs` where that
+        can be.
         """
-        config = self.config
+        read = self._recorded(graphs, "prefix", inputs, self._read_prefix)
+        prefix = read(inputs)
+        chosen = [choose(prefix.logits[rows], 0)]
+        values = prefix.values[rows]
+        room = prefix.valid.shape[1] + self.config.num_slots - 1
+        memory, step = self._stepper(graphs, len(rows), room)
+        memory.begin(prefix.cache, rows, prefix.valid)
+        for index in range(1, self.config.num_slots):
+            memory.tokens[: len(rows)] = chosen[-1] + (self.config.vocab_size - NUM_ACTION_TOKENS)
+            chosen.append(choose(step()[: len(rows)], index))
+        return torch.stack(chosen, dim=1), values
+
+    def act(self, inputs: PolicyInputs, graphs: CudaGraphs | None) -> tuple[Float[Tensor, "B L 256"], Float[Tensor, "B"]]:
+        """`forward` of a parallel policy, recorded in `graphs` where that can be; the result lasts until the next call."""
+        return self._recorded(graphs, "forward", inputs, self)(inputs)
+
+    def _recorded(
+        self, graphs: CudaGraphs | None, name: str, inputs: PolicyInputs, run: Callable[[PolicyInputs], Result]
+    ) -> Callable[[PolicyInputs], Result]:
+        """`run`, replayed for small batches; large ones keep a GPU busy while Python launches what follows."""
+        if graphs is None or len(inputs) > RECORDED_PREFIXES or not graphs.usable():
+            return run
+
+        def prepare() -> tuple[PolicyInputs, Callable[[], Result]]:
+            held = inputs.map(torch.clone)
+            return held, lambda: run(held)
+
+        key = name, self.config.decoding, *(tensor.shape for tensor in inputs.tensors())
+        recording = graphs.recording(key, prepare)
+
+        def replay(given: PolicyInputs) -> Result:
+            for mine, tensor in zip(recording.held.tensors(), given.tensors(), strict=True):
+                mine.copy_(tensor)
+            return recording.replay()
+
+        return replay
+
+    def _stepper(
+        self, graphs: CudaGraphs | None, rows: int, room: int
+    ) -> tuple[StepMemory, Callable[[], Float[Tensor, "R 256"]]]:
+        """Memory for `rows` sequences or more, and what turns its tokens into the logits of the next ones."""
+        like = self.value_head.fc1.weight
+        if graphs is None or not graphs.usable():
+            memory = StepMemory(self.language_model.config, rows, room, like)
+            return memory, lambda: self._step(memory)
+        rows = rounded_up(rows)
+
+        def prepare() -> tuple[StepMemory, Callable[[], Float[Tensor, "R 256"]]]:
+            memory = StepMemory(self.language_model.config, rows, room, like)
+            return memory, lambda: self._step(memory)
+
+        recording = graphs.recording(("step", rows, room), prepare)
+        return recording.held, recording.replay
+
+    def _read_prefix(self, inputs: PolicyInputs) -> Prefix:
         sequence, valid, last = self._prefix(inputs, None)
         cache = DynamicCache(config=self.language_model.config)
         hidden = self._decoder(sequence, attention_mask(valid, 0, "causal"), valid.long().cumsum(dim=1) - 1, cache)
-        values = self._value(hidden, last)[rows]
-        state = hidden[torch.arange(len(hidden), device=hidden.device), last][rows]
-        cache.batch_select_indices(rows)
-        valid = valid[rows]
-        position = valid.sum(dim=1, keepdim=True)
-        chosen = [choose(self._action_logits(state), 0)]
-        for step in range(1, config.num_slots):
-            valid = F.pad(valid, (0, 1), value=True)
-            embedding = self._embed(chosen[-1] + config.vocab_size - NUM_ACTION_TOKENS)[:, None]
-            state = self._decoder(embedding, valid[:, None, None], position, cache)[:, 0]
-            position = position + 1
-            chosen.append(choose(self._action_logits(state), step))
-        return torch.stack(chosen, dim=1), values
+        state = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return Prefix(cache, valid, self._action_logits(state), self._value(hidden, last))
+
+    def _step(self, memory: StepMemory) -> Float[Tensor, "R 256"]:
+        memory.reveal_next()
+        state = self._decoder(self._embed(memory.tokens)[:, None], memory.visible, memory.positions, memory.cache)[:, 0]
+        memory.positions.add_(1)
+        return self._action_logits(state)
 
     def _embed(self, tokens: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape E"]:
         return self.language_model.get_input_embeddings()(tokens)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from vla_rl.policies.base import PolicyError
 from vla_rl.policies.openvla.action_tokens import ActionStatistics
 from vla_rl.policies.openvla.config import OpenVLAConfig
-from vla_rl.policies.openvla.modeling import OpenVLAModel, ValueHead, empty_model
+from vla_rl.policies.openvla.heads import ValueHead
+from vla_rl.policies.openvla.modeling import OpenVLAModel, empty_model
 from vla_rl.policies.openvla.original_config import (
     MODEL_TYPE,
     OURS,

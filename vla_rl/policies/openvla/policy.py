@@ -20,9 +20,10 @@ from vla_rl.policies.base import ActionEvaluation, Generators, PolicyError
 from vla_rl.policies.digest import digest
 from vla_rl.policies.openvla import checkpoint, original_format
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
-from vla_rl.policies.openvla.blocks import recompute_blocks
+from vla_rl.policies.openvla.blocks import compile_blocks, recompute_blocks
 from vla_rl.policies.openvla.config import OpenVLAConfig
 from vla_rl.policies.openvla.evaluation_images import evaluation_images
+from vla_rl.policies.openvla.graphs import CudaGraphs
 from vla_rl.policies.openvla.images import to_model_images, turn
 from vla_rl.policies.openvla.lora import add_adapters, frozen_weights, is_adapted, merge_adapters, plain_weights, trained_state
 from vla_rl.policies.openvla.modeling import OpenVLAModel, PolicyInputs
@@ -64,9 +65,12 @@ class OpenVLAPolicy:
         self.chunk_length = config.chunk_length
         self.action_dim = config.action_dim
         self._frozen_digest: str | None = None
+        self._graphs = CudaGraphs(model)
 
     # -- acting -------------------------------------------------------------------------------------------------------
 
+    # Batches shrink as episodes end and caches grow: compiled blocks would be compiled anew again and again.
+    @torch.compiler.set_stance("force_eager")
     @torch.no_grad()
     def act(self, observation: Observation, temperature: float, generator: Generators = None) -> ActionChunk:
         """Choose chunks; temperature 0 is greedy, and its log-probs are 0 (all mass on one token).
@@ -90,7 +94,7 @@ class OpenVLAPolicy:
     ) -> tuple[Int64[Tensor, "B L"], Float[Tensor, "B L"], Float[Tensor, "B"]]:
         """Token classes, their log-probs and values, of `inputs[rows]`."""
         if self.config.decoding == "parallel":
-            logits, values = self.model(inputs)
+            logits, values = self.model.act(inputs, self._graphs)
             return *sample(logits[rows], temperature, generator), values[rows]
         uniform = (
             uniform_numbers(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
@@ -102,7 +106,7 @@ class OpenVLAPolicy:
             log_probs.append(of_classes)
             return classes.squeeze(1)
 
-        classes, values = self.model.decode(inputs, rows, choose)
+        classes, values = self.model.decode(inputs, rows, choose, self._graphs)
         return classes, torch.cat(log_probs, dim=1), values
 
     def _regress(
@@ -310,6 +314,11 @@ class OpenVLAPolicy:
     def recompute_activations(self) -> OpenVLAPolicy:
         """Spend a second forward pass in the backward pass to keep only the inputs of the transformers' layers in memory."""
         recompute_blocks(self.model)
+        return self
+
+    def compile_blocks(self) -> OpenVLAPolicy:
+        """Fuse what the transformers' layers compute, see `torch.compile`; call it after `adapt`."""
+        compile_blocks(self.model)
         return self
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:

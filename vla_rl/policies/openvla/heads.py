@@ -1,4 +1,4 @@
-"""OpenVLA-OFT's regression head: hidden states of the action slots -> one action a step (arXiv 2502.19645).
+"""What reads actions and values from hidden states.
 
 Legend: B observations, A actions of a chunk, D action size, L = A*D action slots, E width of the language model.
 """
@@ -6,6 +6,7 @@ Legend: B observations, A actions of a chunk, D action size, L = A*D action slot
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,7 +14,11 @@ BLOCKS = 2
 
 
 class RegressionHead(nn.Module):
-    """An MLP over the D states of an action side by side. Parameters have the names of `action_head--*_checkpoint.pt`."""
+    """OpenVLA-OFT's: hidden states of the action slots -> one action a step (arXiv 2502.19645).
+
+    An MLP over the D states of an action side by side. Parameters have the names of
+    `action_head--*_checkpoint.pt`.
+    """
 
     def __init__(self, action_dim: int, width: int) -> None:
         super().__init__()
@@ -47,3 +52,15 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.ffn(x)
+
+
+class ValueHead(nn.Module):
+    """Hidden state of the last prompt token -> value of the observation."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden_width)
+        self.fc2 = nn.Linear(hidden_width, 1)
+
+    def forward(self, hidden: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
+        return self.fc2(F.gelu(self.fc1(hidden))).squeeze(-1)
