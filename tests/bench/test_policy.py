@@ -58,9 +58,11 @@ def test_with_and_without_cache_the_tokens_are_the_same(model: OpenVLAModel) -> 
 
 
 def test_every_way_to_act_gives_all_tokens(model: OpenVLAModel) -> None:
-    for work in acting(model, 2, "float32", smallest=2):
+    for work in acting(model, 2, "float32"):
         assert work.run().shape == (2, model.config.num_slots), work.name
-    assert {work.name for work in acting(model, 1, "float32", 1)} < {work.name for work in acting(model, 2, "float32", 2)}
+    names = {batch: {work.name for work in acting(model, batch, "float32")} for batch in (1, 2)}
+    assert names[1] - names[2] == {"autoregressive, no cache"}
+    assert names[2] - names[1] == {"parallel, one prefix", "autoregressive, one prefix"}
 
 
 def test_a_whole_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,18 +108,23 @@ def measure(settings: PolicySettings) -> PolicyBenchmark:
         for dtype in settings.dtypes:
             model.to(DTYPES[dtype])
             for batch in settings.batches:
-                rows += _act(model, batch, dtype, settings)
-                progress.advance(f"acting, {dtype}, batch {batch}")
+                acted = _act(model, batch, dtype, settings)
+                rows += acted
+                progress.advance(f"acting, {dtype}, batch {batch}: {_summary(acted)}")
                 for kind in kinds:
                     rows.append(_learn(model, batch, dtype, kind, settings, rows))
-                    progress.advance(f"{kind}, {dtype}, batch {batch}")
+                    progress.advance(f"{dtype}, batch {batch}, {_summary(rows[-1:])}")
     parameters = sum(p.numel() for p in model.parameters())
     return PolicyBenchmark(settings, parameters, _limits(device, settings.dtypes), rows)
 
 
+def _summary(rows: Sequence[Row]) -> str:
+    return "; ".join(f"{row.name} {row.problem or f'{1e3 * min(row.seconds):.0f} ms'}" for row in rows)
+
+
 def _act(model: OpenVLAModel, batch: int, dtype: str, settings: PolicySettings) -> list[Row]:
     model.requires_grad_(False)
-    works = acting(model, batch, dtype, min(settings.batches))
+    works = acting(model, batch, dtype)
     rows = [_row(work) for work in works]
     for work, row in zip(works, rows, strict=True):
         _guarded(row, lambda work=work, row=row: _warm_up(work, row, rows))  # type: ignore[misc]
@@ -149,16 +154,15 @@ def _row(work: Workload) -> Row:
 
 
 def _warm_up(work: Workload, row: Row, others: Sequence[Row]) -> None:
-    """A first call, in which FLOPs and memory are counted."""
+    """First calls, in which memory and FLOPs are counted."""
     cuda = torch.cuda.is_initialized()
-    work.run()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    flops = count_flops(work.run)
+    work.run()
     if cuda:
         row.peak_bytes = float(torch.cuda.max_memory_allocated())
     needed = [other for other in others if other.key == (work.useful, work.batch, work.dtype)]
-    row.flops = needed[0].flops if needed else flops
+    row.flops = needed[0].flops if needed else count_flops(work.run)
 
 
 def _guarded(row: Row, run: Callable[[], Any]) -> None:

@@ -112,8 +112,8 @@ def with_decoding(model: OpenVLAModel, decoding: str) -> OpenVLAModel:
     return view
 
 
-def acting(model: OpenVLAModel, batch: int, dtype: str, smallest: int) -> list[Workload]:
-    """Ways to choose `batch` chunks greedily; the one that takes minutes at a large batch is there for the smallest alone."""
+def acting(model: OpenVLAModel, batch: int, dtype: str) -> list[Workload]:
+    """Ways to choose `batch` chunks greedily; what takes minutes at a large batch is there for one alone."""
     config = model.config
     device = model.value_head.fc1.weight.device
     inputs, one = make_inputs(config, batch, device), make_inputs(config, 1, device)
@@ -131,7 +131,7 @@ def acting(model: OpenVLAModel, batch: int, dtype: str, smallest: int) -> list[W
         work("autoregressive", lambda: serial.decode(inputs, rows, _greedy)[0], steps),
         work("autoregressive, HF generate", lambda: hf_generate(serial, inputs), steps, "autoregressive"),
     ]
-    if batch == smallest:
+    if batch == 1:
         found.append(work("autoregressive, no cache", lambda: decode_without_cache(serial, inputs), steps, "autoregressive"))
     if device.type == "cuda":
         graphs = CudaGraphs(model)

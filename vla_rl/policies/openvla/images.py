@@ -5,6 +5,8 @@ Legend: B observations, C cameras, H x W frame size, S image size of the policy,
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -58,7 +60,10 @@ def normalise_pixels(
     images: UInt8[Tensor, "M 3 S S"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "M 3 S S"]:
     """To float, minus `mean`, over `std` (both in units of full scale)."""
-    shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=images.device).view(shape)
-    scale = torch.tensor(std, device=images.device).view(shape)
-    return (images.float() / 255 - offset) / scale
+    return (images.float() / 255 - _of_channels(mean, images.device)) / _of_channels(std, images.device)
+
+
+@cache
+def _of_channels(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "1 3 1 1"]:
+    """Kept, as a CUDA graph must not contain a copy from the CPU."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
