@@ -46,6 +46,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/pip install -q --upgrade pip
 	@{ ! command -v nvidia-smi >/dev/null && $(BIN)/pip install -q "torch==$(TORCH)+cpu" 2>/dev/null; } || $(BIN)/pip install -q "torch==$(TORCH)"
 	@$(BIN)/pip install -q -e ".[dev]"
+	@$(BIN)/pip install -q --no-deps "openpi-client==0.1.2"
 	@touch $@
 
 clean:

@@ -75,7 +75,7 @@ def policy() -> OpenVLAPolicy:
         seed=0,
         image_size=16,
         featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
-        language=LanguageConfig(width=32, layers=2, heads=2, mlp_width=48, initializer_range=0.2),
+        language=LanguageConfig(width=32, layers=2, heads=2, mlp_width=48, initializer_range=0.2, max_positions=256),
     )
 
 

@@ -56,7 +56,7 @@ def test_eight_clients_get_the_answers_of_local_inference(start: Start, observe:
 
 
 def test_openpis_own_client(start: Start, observe: Observe, local: Local) -> None:
-    theirs = pytest.importorskip("openpi_client.websocket_client_policy", reason="pip install --no-deps openpi-client")
+    theirs = pytest.importorskip("openpi_client.websocket_client_policy", reason="pip install --no-deps openpi-client==0.1.2")
     server = start(token=TOKEN, max_wait_ms=20)
     host, port = server.address
     clients = [theirs.WebsocketClientPolicy(host, port, api_key=TOKEN) for _ in range(8)]
@@ -180,6 +180,15 @@ def test_clients_that_vanish_cost_the_others_nothing(start: Start, observe: Obse
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.socket.close()
     with server.client() as client:
+        np.testing.assert_array_equal(client.infer(observe(0))["actions"], local(observe(0)))
+
+
+def test_an_instruction_that_is_too_long_is_one_clear_line(start: Start, observe: Observe, local: Local) -> None:
+    with start().client() as client:
+        with pytest.raises(WireError, match="instruction must be a text of 1 to 1000 characters; it has 1499"):
+            client.infer(observe(0) | {"instruction": " ".join(["lift"] * 300)})
+        with pytest.raises(WireError, match=r"an instruction has \d+ tokens with its prompt, and \d+ fit: '5 5 5"):
+            client.infer(observe(0) | {"instruction": " ".join(["5"] * 500)})
         np.testing.assert_array_equal(client.infer(observe(0))["actions"], local(observe(0)))
 
 
