@@ -1,64 +1,23 @@
-"""A server in a thread, a policy for it, and observations as messages."""
+"""A policy to serve, and observations as messages."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from serving import RunningServer
 
 from vla_rl.policies.openvla import ActionStatistics, OpenVLAPolicy, build_policy
 from vla_rl.policies.openvla.config import FeaturizerConfig, LanguageConfig
-from vla_rl.serve.server import PolicyServer
 from vla_rl.serve.settings import ServeSettings
 from vla_rl.types import Observation
-from vla_rl.wire import PolicyClient
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 INSTRUCTIONS = ("lift the cube", "put the red mug to the right of the plate", "open")
 Message = dict[str, Any]
-
-
-class RunningServer:
-    """Serves in an event loop of its own, in a thread."""
-
-    def __init__(self, policy: OpenVLAPolicy, settings: ServeSettings, token: str | None) -> None:
-        self.token = token
-        self.server = PolicyServer(policy, settings, token)
-        self.url = ""
-        self._loop = asyncio.new_event_loop()
-        started = threading.Event()
-
-        def ready(url: str) -> None:
-            self.url = url
-            started.set()
-
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self.server.run(ready)))
-        self._thread.start()
-        assert started.wait(20)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, port = self.url.removeprefix("ws://").split(":")
-        return host, int(port)
-
-    def client(self, **settings: Any) -> PolicyClient:
-        return PolicyClient(self.url, **{"token": self.token, "timeout": 20.0, **settings})
-
-    def begin_to_stop(self) -> None:
-        self._loop.call_soon_threadsafe(self.server.stop)
-
-    def stop(self) -> None:
-        """Drain, and wait for the end."""
-        if self._thread.is_alive():
-            self.begin_to_stop()
-        self._thread.join(20)
-        assert not self._thread.is_alive(), "the server does not drain"
-        self._loop.close()
 
 
 @pytest.fixture(scope="session")
