@@ -1,5 +1,6 @@
 """Settings of the whole test run."""
 
+import importlib.util
 import os
 import signal
 import sys
@@ -26,6 +27,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    if importlib.util.find_spec("rclpy") is None:
+        for item in items:
+            if item.get_closest_marker("ros"):
+                item.add_marker(pytest.mark.skip(reason="needs rclpy: pip install 'vla_rl[ros]'"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
