@@ -11,8 +11,8 @@ import hypothesis
 import pytest
 
 # Modules of the tests' own that several of them share: bandit, small_policy, pendulum_backend, pendulum_run, small_sets,
-# page_reader, pendulum_worker, on_ranks, launching, recorder.
-FOLDERS = ("algorithms", "policies", "sim", "sim/wheeled", "trainers", "data", "report", "study", "distributed")
+# page_reader, pendulum_worker, on_ranks, launching, recorder, hand_made, ros_graph.
+FOLDERS = ("algorithms", "policies", "sim", "sim/wheeled", "trainers", "data", "report", "study", "distributed", "robot")
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in FOLDERS]
 
 # A shell starts background jobs with Ctrl-C ignored, and what they start inherits that: tests that send it need the default.
