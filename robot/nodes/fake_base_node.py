@@ -1,7 +1,7 @@
 """The wheeled simulator behind the topics of a robot: base, odometry, scanner and the path of an episode.
 
 In: cmd_vel (TwistStamped, Twist). Out: scan (LaserScan), odom (Odometry), path (Path, latched). Services (Trigger): ~/restart,
-which puts the robot back to its start. Like any real base it brakes by itself when commands stop coming. The parameters under
+which puts the robot back to its start and sends the path again. Like any real base it brakes by itself when commands stop coming. The parameters under
 "fault" in `FAKE_BASE` may be set while it runs, to see what a policy's node does about them.
 """
 
@@ -77,7 +77,8 @@ class FakeBaseNode(Node):
     def _on_restart(self, request: Trigger.Request, made: Trigger.Response) -> Trigger.Response:
         with self._lock:
             self._restart()
-        self._log.write({"event": "restart", "time": time.monotonic()})
+            self._log.write({"event": "restart", "time": time.monotonic()})
+        self._paths.publish(self._path_message())
         made.success = True
         return made
 

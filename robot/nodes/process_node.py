@@ -57,9 +57,11 @@ def steady_time(node: Node, stamp: float) -> float:
 
 
 def schedule_realtime(node: Node) -> None:
-    """Let the threads that start from now on run before everything that is not real-time; says so where that is not allowed."""
+    """Let all threads, also those of the middleware, run before everything that is not real-time; says so where that is not
+    allowed."""
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(10))
     except OSError as error:
         node.get_logger().warning(f"no real-time scheduling ({error}); give the process CAP_SYS_NICE, or set realtime:=false")
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hand_made import OPEN_FIELD, hand_made_export
+from hand_made import OPEN_FIELD
 from recorded_bag import BEGIN, Kinds, messages, rosbags_kinds, write_bag
 from recorder import Recording, record
 from rosbags.rosbag2 import StoragePlugin
@@ -30,11 +30,6 @@ DECISIONS = 40
 @pytest.fixture(scope="module")
 def tape() -> Recording:
     return record("tracking_slow", 6, DECISIONS)
-
-
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return hand_made_export(tmp_path_factory.mktemp("shadow") / "export")
 
 
 @pytest.mark.parametrize("storage", list(StoragePlugin))
