@@ -6,7 +6,6 @@ ros2 launch launch/wheeled_dsac.launch.py export:=/path/to/export fake_base:=tru
 
 import sys
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, Shutdown
 from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessStart
@@ -17,6 +16,8 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
+
+from launch import LaunchDescription
 
 PARAMETERS = {
     "export": ("", str, "folder that `vla-rl export` wrote; empty: only an operator drives"),

@@ -87,7 +87,8 @@ def _parse(change: str) -> tuple[str, str, Value]:
     known = NODES[node][1]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        raise ConfigError(f"the node {node!r} has no parameter {name!r}; " + (f"did you mean {close[0]!r}?" if close else ", ".join(known)))
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        raise ConfigError(f"the node {node!r} has no parameter {name!r}; {hint}")
     default = known[name][0]
     value = text if isinstance(default, str) else yaml.safe_load(text)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):

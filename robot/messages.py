@@ -86,9 +86,7 @@ def read_twist_message(message: Any) -> Velocity:
     return twist.linear.x, twist.angular.z
 
 
-def read_joy_message(
-    message: Any, limits: DriveLimits, switch: int, forward_axis: int, turn_axis: int
-) -> tuple[bool, Velocity]:
+def read_joy_message(message: Any, limits: DriveLimits, switch: int, forward_axis: int, turn_axis: int) -> tuple[bool, Velocity]:
     """Whether the dead-man switch is held, and (forward m/s, left turn rad/s): a stick at its end is the largest speed.
 
     A joystick without that button or those axes says nothing finite, which counts as a lost operator.

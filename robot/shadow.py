@@ -23,7 +23,11 @@ from vla_rl.driving.scan import scan_problem
 from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.exported import ExportedPolicy
 from vla_rl.robot.messages import (
-    read_odometry_message, read_path_message, read_scan_message, read_twist_message, stamp_of,
+    read_odometry_message,
+    read_path_message,
+    read_scan_message,
+    read_twist_message,
+    stamp_of,
 )  # fmt: skip
 from vla_rl.robot.watchdog import Watchdog
 from vla_rl.robot.wheeled import Act
@@ -78,7 +82,7 @@ class Shadow:
         """Time of the last message, s."""
 
     def advance(self, now: float) -> None:
-        """All decisions that are due before `now`, the time of the next message, s. The first is due once there are all inputs."""
+        """All decisions that are due before `now`, the time of the next message, s; the first, once there are all inputs."""
         while self._ready():
             due = self._newest if self._began is None else self._began + self._count * self.settings.decision_period
             if now <= due + SAME_INSTANT:
@@ -208,9 +212,8 @@ def replay_bag(export: Path, bag: Path, topics: dict[str, str]) -> ShadowReport:
     shadow, refused = Shadow(policy.settings, policy.act), list[str]()
     feed_bag(bag, topics, shadow, refused.append)
     if not shadow.decisions:
-        raise ExportError(
-            f"the policy could decide nothing on {bag}: " + ("; ".join(refused) or f"it needs messages on {', '.join(topics.values())}")
-        )
+        reason = "; ".join(refused) or f"it needs messages on {', '.join(topics.values())}"
+        raise ExportError(f"the policy could decide nothing on {bag}: {reason}")
     return ShadowReport(str(export), str(bag), shadow.decisions, refused)
 
 

@@ -103,9 +103,7 @@ class WheeledCore:
     # Inputs. `measured` is the steady time at which the content was true, s; by default now. `problem` says what is wrong
     # with the rest of the message, such as its frame: then its content is not used.
 
-    def on_scan(
-        self, ranges: Float32[np.ndarray, "K"], measured: float | None = None, problem: str | None = None
-    ) -> None:
+    def on_scan(self, ranges: Float32[np.ndarray, "K"], measured: float | None = None, problem: str | None = None) -> None:
         """Ranges as the driver sends them, m. A scan of another layout, or too blind a one, is a fault."""
         with self._lock:
             ranges = np.asarray(ranges, np.float32)

@@ -9,8 +9,8 @@ import json
 import logging
 import shutil
 import warnings
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +21,16 @@ from torch import Tensor, nn
 
 from vla_rl.control_config import ControlConfig, load_experiment
 from vla_rl.driving.manifest import (
-    MANIFEST, MODEL, ExportError, Manifest, ModelFile, Parity, action_parts, file_sha256, observation_parts, record_sha256,
+    MANIFEST,
+    MODEL,
+    ExportError,
+    Manifest,
+    ModelFile,
+    Parity,
+    action_parts,
+    file_sha256,
+    observation_parts,
+    record_sha256,
 )  # fmt: skip
 from vla_rl.driving.settings import RobotSettings
 from vla_rl.policies.gaussian import GaussianPolicy
@@ -71,8 +80,8 @@ def export_policy(policy: GaussianPolicy, config: ControlConfig, folder: Path) -
         raise ExportError(f"{folder} exists and is no export; give another folder")
     settings = task_settings(config.sim.id, config.sim.options).robot
     observations = simulated_observations(config, policy)
-    if policy.observation_dim != observations.shape[1] or policy.action_dim != 2:
-        raise ExportError(f"the policy takes {policy.observation_dim} numbers, the task's observation has {observations.shape[1]}")
+    if policy.observation_dim != (width := observations.shape[1]) or policy.action_dim != 2:
+        raise ExportError(f"the policy takes {policy.observation_dim} numbers, the task's observation has {width}")
     writing = folder.with_name(folder.name + ".writing")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
@@ -136,13 +145,11 @@ def _parity(policy: GaussianPolicy, observations: Float32[np.ndarray, "B O"], mo
     exported = session.run(["action"], {"observation": observations})[0]
     difference = float(np.abs(exported - policy.act(observations)).max())
     if not difference <= PARITY_BOUND:
-        raise ExportError(f"the exported policy differs from the trained one by {difference:.1e}; at most {PARITY_BOUND} is right")
+        raise ExportError(f"the exported policy differs from the trained one by {difference:.1e}, more than {PARITY_BOUND}")
     return Parity(observations=len(observations), difference=difference, bound=PARITY_BOUND)
 
 
-def _write_manifest(
-    policy: GaussianPolicy, config: ControlConfig, settings: RobotSettings, parity: Parity, folder: Path
-) -> None:
+def _write_manifest(policy: GaussianPolicy, config: ControlConfig, settings: RobotSettings, parity: Parity, folder: Path) -> None:
     training = config.model_dump(mode="json", exclude={"run": {"root"}})
     manifest = Manifest(
         model=ModelFile(

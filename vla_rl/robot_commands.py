@@ -18,7 +18,7 @@ app = typer.Typer(name="robot", help="Drive robots over ROS 2, and try policies 
 def up(
     robot: Annotated[Literal["wheeled"], typer.Argument(help="Which kind of robot.")],
     export: Annotated[Path | None, typer.Option(help="Folder that `vla-rl export` wrote; without it only teleoperation.")] = None,
-    base: Annotated[Literal["fake", "none"], typer.Option(help="fake: the simulator; none: the robot's own drivers run.")] = "fake",
+    base: Annotated[Literal["fake", "none"], typer.Option(help="fake: the simulator; none: the robot's own.")] = "fake",
     parameters: Annotated[
         list[str] | None, typer.Option("--set", metavar="NODE.NAME=VALUE", help="policy.teleop=none base.seed=3 (repeat).")
     ] = None,
@@ -48,7 +48,7 @@ def shadow(
     export: Annotated[Path, typer.Argument(help="Folder that `vla-rl export` wrote.")],
     bag: Annotated[Path, typer.Argument(help="A rosbag2 folder (sqlite3 or mcap).")],
     topics: Annotated[
-        list[str] | None, typer.Option("--topic", metavar="INPUT=TOPIC", help="scan=/front/scan; also odom, path, cmd_vel (repeat).")
+        list[str] | None, typer.Option("--topic", metavar="INPUT=TOPIC", help="scan=/front/scan; odom, path, cmd_vel (repeat).")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Also write every decision as JSON.")] = None,
 ) -> None:

@@ -1,8 +1,8 @@
 """The wheeled simulator behind the topics of a robot: base, odometry, scanner and the path of an episode.
 
-In: cmd_vel (TwistStamped, Twist). Out: scan (LaserScan), odom (Odometry), path (Path, latched). Services (Trigger): ~/restart,
-which puts the robot back to its start and sends the path again. Like any real base it brakes by itself when commands stop coming. The parameters under
-"fault" in `FAKE_BASE` may be set while it runs, to see what a policy's node does about them.
+In: cmd_vel (TwistStamped, Twist). Out: scan (LaserScan), odom (Odometry), path (Path, latched). The service ~/restart (Trigger)
+puts the robot back to its start and sends the path again. Like any real base it brakes by itself when commands stop coming. The
+parameters under "fault" in `FAKE_BASE` may be set while it runs, to see what a policy's node does about them.
 """
 
 from __future__ import annotations
@@ -128,8 +128,9 @@ class FakeBaseNode(Node):
     def _record(self, now: float, age: float) -> None:
         plants = self._plants
         record = {
-            "tick": self._ticks, "time": now, "pose": plants.poses[0], "velocity": plants.velocities[0], "command": self._command[0],
-            "command_age": age, "cross_track": self._truth.errors[0, 1], "remaining": self._truth.errors[0, 3],
+            "tick": self._ticks, "time": now, "pose": plants.poses[0], "velocity": plants.velocities[0],
+            "command": self._command[0], "command_age": age, "cross_track": self._truth.errors[0, 1],
+            "remaining": self._truth.errors[0, 3],
             "clearance": plants.clearances[0],
         }  # fmt: skip
         self._log.write(record)

@@ -8,9 +8,9 @@ Value = bool | int | float | str
 Parameters = dict[str, tuple[Value, str]]
 
 _SUPERVISION: Parameters = {
-    name: (0.0 if field.default is None else field.default, f"{field.description} (0: null)" if field.default is None else str(field.description))
+    name: (0.0, f"{field.description} (0: null)") if field.default is None else (field.default, str(field.description))
     for name, field in SupervisionSettings.model_fields.items()
-}  # fmt: skip
+}
 WHEELED_POLICY: Parameters = {
     "export": ("", "folder that `vla-rl export` wrote; empty: no policy, only an operator drives"),
     "robot": ("", "slow, fast or a YAML file of RobotSettings: the robot's own, which must agree with the export; empty: its"),

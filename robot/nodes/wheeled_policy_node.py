@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,25 @@ from vla_rl.robot.arbiter import Source
 from vla_rl.robot.exported import ExportedPolicy
 from vla_rl.robot.loop import ControlLoop
 from vla_rl.robot.messages import (
-    read_goal_message, read_joy_message, read_odometry_message, read_path_message, read_scan_message, read_twist_message,
+    read_goal_message,
+    read_joy_message,
+    read_odometry_message,
+    read_path_message,
+    read_scan_message,
+    read_twist_message,
     stamp_of,
 )  # fmt: skip
 from vla_rl.robot.nodes.parameters import WHEELED_POLICY
 from vla_rl.robot.nodes.process_node import (
-    LATCHED, NEWEST, RELIABLE, command_qos, declare, open_log, run_process, schedule_realtime, steady_time,
+    LATCHED,
+    NEWEST,
+    RELIABLE,
+    command_qos,
+    declare,
+    open_log,
+    run_process,
+    schedule_realtime,
+    steady_time,
 )  # fmt: skip
 from vla_rl.robot.record import RobotLog
 from vla_rl.robot.wheeled import SupervisionSettings, Tick, WheeledCore, warm_up
@@ -78,7 +93,7 @@ class WheeledPolicyNode(LifecycleNode):
             own = robot_settings(values["robot"]) if values["robot"] else None
             policy = ExportedPolicy(Path(values["export"]), own) if values["export"] else None
             if (settings := policy.settings if policy else own) is None:
-                raise ConfigError("there is neither a policy nor a robot: set the parameter export, or robot to slow, fast or a file")
+                raise ConfigError("there is neither a policy nor a robot: set export, or robot to slow, fast or a file")
             supervision = {name: values[name] for name in SupervisionSettings.model_fields}
             supervision["estop_timeout"] = supervision["estop_timeout"] or None
             self._log = open_log(self, values["log"])
@@ -116,8 +131,8 @@ class WheeledPolicyNode(LifecycleNode):
         self._timer = self.create_timer(DIAGNOSTICS_PERIOD, self._diagnose)
         assert self.core is not None
         for name in ("start", "stop", "estop", "clear_estop", "resume"):
-            action = getattr(self.core, name)
-            self._inputs.append(self.create_service(Trigger, f"~/{name}", lambda _, made, action=action: self._serve(action, made)))
+            serve = partial(self._serve, getattr(self.core, name))
+            self._inputs.append(self.create_service(Trigger, f"~/{name}", serve))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self.core is not None
@@ -229,7 +244,7 @@ class WheeledPolicyNode(LifecycleNode):
     def _on_goal(self, message: PoseStamped) -> None:
         self._follow(lambda core: core.on_goal(read_goal_message(message, core.pose, self.values["frame"])))
 
-    def _follow(self, take: Any) -> None:
+    def _follow(self, take: Callable[[WheeledCore], None]) -> None:
         try:
             if self.core is not None:
                 take(self.core)
@@ -250,7 +265,7 @@ class WheeledPolicyNode(LifecycleNode):
         if self.core is not None:
             self.core.on_human(True, read_twist_message(message))
 
-    def _serve(self, action: Any, made: Trigger.Response) -> Trigger.Response:
+    def _serve(self, action: Callable[[], None], request: Trigger.Request, made: Trigger.Response) -> Trigger.Response:
         try:
             action()
             made.success = True

@@ -66,7 +66,8 @@ def test_the_policy_is_configured_then_activated(fake_launch: None) -> None:
     assert set(parameters) <= set(WHEELED_POLICY) and set(base.kwargs["parameters"][0]) <= set(FAKE_BASE)
     for name, value in parameters.items():
         default = WHEELED_POLICY[name][0]
-        assert value.kwargs["value_type"] is type(default) and declared[name]["default_value"] == str(default).replace("True", "true").replace("False", "false")
+        text = str(default).lower() if isinstance(default, bool) else str(default)
+        assert value.kwargs["value_type"] is type(default) and declared[name]["default_value"] == text
     used = {value.args[0].args[0] for value in parameters.values()}
     used |= {target.args[0] for node in (policy, base) for _, target in node.kwargs["remappings"]}
     assert used | {"namespace", "python", "params_file", "fake_base"} == set(declared)

@@ -12,7 +12,13 @@ from recorder import record
 
 from vla_rl.driving.settings import DriveLimits, RobotSettings
 from vla_rl.robot.messages import (
-    read_goal_message, read_joy_message, read_odometry_message, read_path_message, read_scan_message, read_twist_message, yaw_of,
+    read_goal_message,
+    read_joy_message,
+    read_odometry_message,
+    read_path_message,
+    read_scan_message,
+    read_twist_message,
+    yaw_of,
 )  # fmt: skip
 
 ROBOT = RobotSettings()
@@ -43,7 +49,7 @@ def test_good_messages(sent: dict) -> None:
     ("change", "problem"),
     [
         (lambda scan: setattr(scan, "angle_min", 0.0), "the scan's angle_min is 0.0000, not -3.1416"),
-        (lambda scan: setattr(scan, "angle_increment", -scan.angle_increment), "the scan's angle_increment is -0.1047, not 0.1047"),
+        (lambda scan: setattr(scan, "angle_increment", -0.1047), "the scan's angle_increment is -0.1047, not 0.1047"),
         (lambda scan: setattr(scan, "range_max", math.nan), "the scan's range_max is nan, not 6.0000"),
         (lambda scan: setattr(scan, "ranges", scan.ranges[:50]), "the scan has 50 beams, not 60"),
         (lambda scan: setattr(scan.header, "frame_id", "camera"), "the scan is in the frame 'camera', not 'laser'"),

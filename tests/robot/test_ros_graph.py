@@ -134,7 +134,8 @@ def test_a_joystick_that_disconnects_stops_the_robot_for_good(graph: Graph) -> N
     with graph.operator.joystick([0.2, 0.8]):
         wait_for(lambda: graph.policy.newest()["source"] == "human", "the operator cannot take over")
         wait_for(lambda: graph.policy.newest()["command"][0] == pytest.approx(0.32, abs=1e-6), "the operator cannot drive")
-    stopped = wait_for(lambda: held if (held := graph.policy.newest())["source"] == "hold" else None, "the operator is not missed")
+    wait_for(lambda: graph.policy.newest()["source"] == "hold", "the operator is not missed")
+    stopped = next(tick for tick in reversed(graph.policy.records()) if tick.get("source") == "human")
     heard = stopped["time"] - stopped["ages"]["operator's message"]
     assert_safe(graph, heard, "the operator was lost during an intervention", "hold")
     time.sleep(1.0)

@@ -44,7 +44,15 @@ def test_a_bag_gives_the_observations_of_the_simulator(tape: Recording, tmp_path
 def ros_kinds() -> Kinds:
     from builtin_interfaces.msg import Time
     from geometry_msgs.msg import (
-        Point, Pose, PoseStamped, PoseWithCovariance, Quaternion, Twist, TwistStamped, TwistWithCovariance, Vector3,
+        Point,
+        Pose,
+        PoseStamped,
+        PoseWithCovariance,
+        Quaternion,
+        Twist,
+        TwistStamped,
+        TwistWithCovariance,
+        Vector3,
     )  # fmt: skip
     from nav_msgs.msg import Odometry
     from nav_msgs.msg import Path as PathMessage

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from vla_rl.config import Count, Positive, Rate, Section
-from vla_rl.driving.observation import observation_fields, observation_size
+from vla_rl.driving.observation import observation_fields
 from vla_rl.driving.settings import RobotSettings
 
 MANIFEST, MODEL = "manifest.json", "policy.onnx"
