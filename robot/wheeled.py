@@ -37,8 +37,8 @@ class SupervisionSettings(Section):
     """The path is done when so little of it remains, and its end is so near, m."""
     time_limit: Rate = 300.0
     """Of an episode, s."""
-    teleop_timeout: Rate = 0.18
-    """Silence of the operator during an intervention after which the robot stops, s; with a control period, 0.2."""
+    teleop_timeout: Rate = 0.17
+    """Silence of the operator during an intervention after which the robot stops, s; with a control period, within 0.2."""
     estop_timeout: Annotated[float, Field(gt=0)] | None = None
     """Silence of the e-stop's heartbeat that counts as pressed, s; null: there is no heartbeat."""
     recovery: Rate = 0.5

@@ -20,7 +20,7 @@ def test_speed_and_baseline_are_measured_and_filmed(tmp_path: Path) -> None:
     assert record["baseline"]["ours tracking_slow"]["episodes"] == 2
     control = record["control"]
     assert len(control["inference_p99"]) == 2 and 0 < control["inference_median"][0] <= control["inference_p99"][0]
-    # Scans come every 0.1 s, and inputs older than 0.18 s are not decided on.
+    # Scans come every 0.1 s, and inputs older than 0.17 s are not decided on.
     assert all(0 < latency < 200 for latency in control["latency_p99"]) and min(control["lateness_p99"]) >= 0
     targets, drivers, times = (markdown(table) for table in wheeled.tables(found))
     assert "control loop at 50 Hz, p99 lateness | < 5 ms" in targets and "oldest input of a decision" in times

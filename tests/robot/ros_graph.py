@@ -39,11 +39,10 @@ class Operator:
         from geometry_msgs.msg import TwistStamped
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.parameter_client import AsyncParameterClient
-        from sensor_msgs.msg import Joy
         from std_msgs.msg import Bool
 
         rclpy.init()
-        self._rclpy, self._kind, self._bool, self._joy_kind, self._reliable = rclpy, TwistStamped, Bool, Joy, RELIABLE
+        self._rclpy, self._kind, self._bool, self._reliable, self._newest = rclpy, TwistStamped, Bool, RELIABLE, NEWEST
         self.node = rclpy.create_node("test_operator")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
@@ -51,9 +50,7 @@ class Operator:
         self._thread.start()
         self._clients: dict[str, Any] = {}
         self._base = AsyncParameterClient(self.node, "fake_base")
-        self._joy = self.node.create_publisher(Joy, "joy", NEWEST)
         self._estop = self.node.create_publisher(Bool, "estop", LATCHED)
-        self._joy_stopped = threading.Event()
 
     def call(self, name: str) -> tuple[bool, str]:
         from std_srvs.srv import Trigger
@@ -77,13 +74,14 @@ class Operator:
         self._estop.publish(self._bool(data=pressed))
 
     @contextlib.contextmanager
-    def joystick(self, axes: list[float]) -> Iterator[None]:
-        """Somebody holds the dead-man switch, and then the joystick falls silent."""
+    def repeating(self, topic: str, message: Any, latched: bool = False) -> Iterator[None]:
+        """Sends a message at 50 Hz, and then falls silent."""
+        publisher = self._estop if latched else self.node.create_publisher(type(message), topic, self._newest)
         gone = threading.Event()
 
         def send() -> None:
             while not gone.wait(0.02):
-                self._joy.publish(self._joy_kind(axes=axes, buttons=[0, 0, 0, 0, 1]))
+                publisher.publish(message)
 
         sending = threading.Thread(target=send)
         sending.start()
@@ -92,6 +90,21 @@ class Operator:
         finally:
             gone.set()
             sending.join()
+
+    def joystick(self, axes: list[float]) -> contextlib.AbstractContextManager[None]:
+        """Somebody holds the dead-man switch, and then the joystick disconnects."""
+        from sensor_msgs.msg import Joy
+
+        return self.repeating("joy", Joy(axes=axes, buttons=[0, 0, 0, 0, 1]))
+
+    def change_state(self, node: str, transition: int) -> bool:
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        client = self.node.create_client(ChangeState, f"{node}/change_state")
+        assert client.wait_for_service(timeout_sec=PATIENCE), f"{node} has no life cycle"
+        answer = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        return bool(wait_for(lambda: answer.done() and answer.result(), f"{node} does not answer").success)
 
     @contextlib.contextmanager
     def second_publisher(self) -> Iterator[None]:

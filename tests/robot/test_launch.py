@@ -85,4 +85,4 @@ def test_teleoperation_is_the_same_graph_without_a_policy(fake_launch: None) -> 
     assert Path(included.args[0].args[0]) == FOLDER / "wheeled_dsac.launch.py"
     assert set(dict(included.kwargs["launch_arguments"])) == {"robot", "teleop"}
     joystick = next(action for action in made if action.kind == "Node")
-    assert joystick.kwargs["package"] == "joy" and joystick.kwargs["parameters"][0]["autorepeat_rate"] > 1 / 0.18
+    assert joystick.kwargs["package"] == "joy" and joystick.kwargs["parameters"][0]["autorepeat_rate"] > 1 / 0.17

@@ -75,7 +75,7 @@ def test_it_tracks_a_path_as_well_as_in_the_simulator(graph: Graph) -> None:
     ticks = ticks_since(graph.policy, started)
     latencies = [tick["latency"] for tick in ticks if tick["latency"] is not None]
     print(f"observation to command: median {np.median(latencies):.3f} s, p99 {np.quantile(latencies, 0.99):.3f} s")
-    # A scan comes every 0.1 s, and older inputs than 0.18 s are not used.
+    # A scan comes every 0.1 s, and inputs older than 0.17 s are not used.
     assert 0 < np.median(latencies) <= 0.12
 
 
