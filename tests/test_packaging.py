@@ -102,7 +102,9 @@ COMES_WITH = {
     "irsim": "ir-sim",
     **{
         name: f"ros-{name.replace('_', '-')}"
-        for name in ("rclpy", "diagnostic_msgs", "geometry_msgs", "nav_msgs", "rcl_interfaces", "sensor_msgs", "std_msgs", "std_srvs")
+        for name in (
+            "rclpy", "diagnostic_msgs", "geometry_msgs", "nav_msgs", "rcl_interfaces", "sensor_msgs", "std_msgs", "std_srvs",
+        )
     },
 }  # fmt: skip
 """Libraries that belong to a dependency, which chooses their version, or that are called otherwise and may not be installed."""
