@@ -23,8 +23,8 @@ from vla_rl.robot.nodes.parameters import FAKE_BASE, WHEELED_POLICY, Parameters,
 PATIENCE = 5.0
 """Seconds that a process gets to end by itself before it is made to."""
 NODES: dict[str, tuple[str, Parameters]] = {
-    "policy": ("vla_rl.robot.nodes.wheeled_policy_node", WHEELED_POLICY),
-    "base": ("vla_rl.robot.nodes.fake_base_node", FAKE_BASE),
+    "wheeled_policy": ("vla_rl.robot.nodes.wheeled_policy_node", WHEELED_POLICY),
+    "fake_base": ("vla_rl.robot.nodes.fake_base_node", FAKE_BASE),
 }
 
 
@@ -45,24 +45,24 @@ def wheeled_graph(
     """
     folder = logs / time.strftime("%Y%m%d_%H%M%S")
     parameters: dict[str, dict[str, Value]] = {
-        "policy": {"autostart": True, "log": str(folder / "policy.jsonl")},
-        "base": {"log": str(folder / "base.jsonl")},
+        "wheeled_policy": {"autostart": True, "log": str(folder / "wheeled_policy.jsonl")},
+        "fake_base": {"log": str(folder / "fake_base.jsonl")},
     }
     if export is not None:
         training = read_manifest(export).training
-        parameters["policy"]["export"] = str(export.resolve())
-        parameters["base"] |= {"task": training["sim"]["id"], "options": json.dumps(training["sim"]["options"])}
+        parameters["wheeled_policy"]["export"] = str(export.resolve())
+        parameters["fake_base"] |= {"task": training["sim"]["id"], "options": json.dumps(training["sim"]["options"])}
     else:
-        parameters["policy"]["robot"] = "slow"
+        parameters["wheeled_policy"]["robot"] = "slow"
     if base == "fake":
-        parameters["policy"]["latched_path"] = True
+        parameters["wheeled_policy"]["latched_path"] = True
     for change in changes:
         node, name, value = _parse(change)
         parameters[node][name] = value
-    chosen = ["policy", "base"] if base == "fake" else ["policy"]
+    chosen = ["wheeled_policy", "fake_base"] if base == "fake" else ["wheeled_policy"]
     made = []
     for name in chosen:
-        names = remappings if name == "policy" else ()
+        names = remappings if name == "wheeled_policy" else ()
         made.append(Process(name, node_command(name, parameters[name], namespace, names), folder / f"{name}.txt"))
     return made
 

@@ -20,7 +20,8 @@ def up(
     export: Annotated[Path | None, typer.Option(help="Folder that `vla-rl export` wrote; without it only teleoperation.")] = None,
     base: Annotated[Literal["fake", "none"], typer.Option(help="fake: the simulator; none: the robot's own.")] = "fake",
     parameters: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NODE.NAME=VALUE", help="policy.teleop=none base.seed=3 (repeat).")
+        list[str] | None,
+        typer.Option("--set", metavar="NODE.NAME=VALUE", help="wheeled_policy.teleop=none fake_base.seed=3 (repeat)."),
     ] = None,
     namespace: Annotated[str, typer.Option(help="Of all nodes.")] = "",
     remap: Annotated[list[str] | None, typer.Option(metavar="FROM:=TO", help="Topic of the policy's node (repeat).")] = None,

@@ -15,8 +15,8 @@ from typing import Any
 from vla_rl.robot.graph import node_command
 from vla_rl.robot.wheeled import SupervisionSettings
 
-PATIENCE = 20.0
-"""s; only what never comes takes so long."""
+PATIENCE = 60.0
+"""s; only what never comes takes so long, and the start of a node on a machine that does much else."""
 DOMAIN = str(1 + os.getpid() % 200)
 """Every test process has a ROS domain of its own."""
 os.environ |= {"ROS_DOMAIN_ID": DOMAIN, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": "/tmp"}
@@ -159,8 +159,8 @@ class Program:
 
 class Graph:
     def __init__(self, folder: Path, export: Path, options: dict[str, Any], seed: int) -> None:
-        self.base = Program("base", folder, options=json.dumps(options), seed=seed)
-        self.policy = Program("policy", folder, export=str(export), autostart=True, latched_path=True)
+        self.base = Program("fake_base", folder, options=json.dumps(options), seed=seed)
+        self.policy = Program("wheeled_policy", folder, export=str(export), autostart=True, latched_path=True)
         self.operator = Operator()
 
     def call(self, name: str) -> tuple[bool, str]:

@@ -20,13 +20,13 @@ from vla_rl.config import ConfigError
 from vla_rl.robot.graph import wheeled_graph
 from vla_rl.robot.record import read_log
 
-REALTIME = ("--set", "policy.realtime=true", "--set", "base.realtime=true")
+REALTIME = ("--set", "wheeled_policy.realtime=true", "--set", "fake_base.realtime=true")
 CLI = (sys.executable, "-m", "vla_rl.cli")
 
 
 @pytest.mark.ros
 def test_the_export_for_another_robot_never_drives(export: Path, tmp_path: Path) -> None:
-    policy = Program("policy", tmp_path, export=str(export), robot="fast", autostart=True)
+    policy = Program("wheeled_policy", tmp_path, export=str(export), robot="fast", autostart=True)
     assert policy.process.wait(30) == 1
     assert "cannot be configured: the policy in" in policy.output.read_text()
     assert "is for another robot: radius is 0.17 in the export, but 0.25 on this one (and 18 more" in policy.output.read_text()
@@ -54,32 +54,39 @@ def ticks(log: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_robot_up_drives_and_ctrl_c_brakes_before_it_ends(export: Path, tmp_path: Path) -> None:
     with robot_up(export, tmp_path, "--namespace", "robot1", *REALTIME) as (program, folder):
-        wait_for(lambda: any(tick["reason"] == "not started" for tick in ticks(folder / "policy.jsonl")), "the node does not run")
+        wait_for(
+            lambda: any(tick["reason"] == "not started" for tick in ticks(folder / "wheeled_policy.jsonl")),
+            "the node does not run",
+        )
         words = [*CLI, "robot", "call", "start", "--node", "/robot1/wheeled_policy"]
         asked = subprocess.run(words, capture_output=True, text=True)
         assert asked.returncode == 0 and asked.stdout == "start\n", asked
-        wait_for(lambda: ticks(folder / "policy.jsonl")[-1]["command"][0] > 0.2, "the policy does not drive")
+        wait_for(lambda: ticks(folder / "wheeled_policy.jsonl")[-1]["command"][0] > 0.2, "the policy does not drive")
         program.send_signal(signal.SIGINT)
         assert program.wait(20) == 0, (tmp_path / "said.txt").read_text()
-    base = ticks(folder / "base.jsonl")
-    stopped = next(i for i, tick in enumerate(base) if tick["time"] > ticks(folder / "policy.jsonl")[-1]["time"])
+    base = ticks(folder / "fake_base.jsonl")
+    stopped = next(i for i, tick in enumerate(base) if tick["time"] > ticks(folder / "wheeled_policy.jsonl")[-1]["time"])
     # It braked while the node still lived: the base never had to help itself.
-    timeouts = [record for record in read_log(folder / "base.jsonl") if record.get("event") == "command timeout"]
+    timeouts = [record for record in read_log(folder / "fake_base.jsonl") if record.get("event") == "command timeout"]
     assert base[stopped]["command"] == [0, 0] and all(timeout["time"] > base[stopped]["time"] for timeout in timeouts)
-    endings = [record["ending"] for record in read_log(folder / "policy.jsonl") if record.get("event") == "end"]
+    endings = [record["ending"] for record in read_log(folder / "wheeled_policy.jsonl") if record.get("event") == "end"]
     assert endings == ["operator abort"]
     said = (tmp_path / "said.txt").read_text()
-    assert "policy: " in said and "Ctrl-C stops the robot" in said and "the policy drives" in (folder / "policy.txt").read_text()
+    assert (
+        "wheeled_policy: " in said
+        and "Ctrl-C stops the robot" in said
+        and "the policy drives" in (folder / "wheeled_policy.txt").read_text()
+    )
 
 
 @pytest.mark.ros
 @pytest.mark.slow
 def test_a_process_that_dies_takes_the_graph_down(export: Path, tmp_path: Path) -> None:
     with robot_up(export, tmp_path, *REALTIME) as (program, folder):
-        wait_for(lambda: ticks(folder / "base.jsonl"), "the base does not run")
+        wait_for(lambda: ticks(folder / "fake_base.jsonl"), "the base does not run")
         os.kill(child_of(program.pid, "fake_base"), signal.SIGKILL)
         assert program.wait(20) == 1
-    assert "base ended with exit code -9: stopping the others" in (tmp_path / "said.txt").read_text()
+    assert "fake_base ended with exit code -9: stopping the others" in (tmp_path / "said.txt").read_text()
 
 
 def child_of(parent: int, name: str) -> int:
@@ -94,7 +101,7 @@ def child_of(parent: int, name: str) -> int:
 
 
 def test_the_graph_of_an_export(export: Path, tmp_path: Path) -> None:
-    changes = ["policy.teleop=none", "base.seed=4", "policy.time_limit=60"]
+    changes = ["wheeled_policy.teleop=none", "fake_base.seed=4", "wheeled_policy.time_limit=60"]
     policy, base = wheeled_graph(export, "fake", changes, "a", ["scan:=lidar"], tmp_path)
     words = list(policy.command)
     assert words[1:4] == ["-m", "vla_rl.robot.nodes.wheeled_policy_node", "--ros-args"]
@@ -110,10 +117,10 @@ def test_the_graph_of_an_export(export: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("teleop=none", "write NODE.NAME=VALUE, where NODE is policy or base"),
-        ("policy.telop=none", "has no parameter 'telop'; did you mean 'teleop'"),
-        ("base.seed=many", "base.seed is a int, not 'many'"),
-        ("policy.autostart=1", "policy.autostart is a bool, not '1'"),
+        ("teleop=none", "write NODE.NAME=VALUE, where NODE is wheeled_policy or fake_base"),
+        ("wheeled_policy.telop=none", "has no parameter 'telop'; did you mean 'teleop'"),
+        ("fake_base.seed=many", "fake_base.seed is a int, not 'many'"),
+        ("wheeled_policy.autostart=1", "wheeled_policy.autostart is a bool, not '1'"),
     ],
 )
 def test_wrong_parameters_are_refused(change: str, message: str, tmp_path: Path) -> None:
