@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from hand_made import OPEN_FIELD
 from ros_graph import Program, wait_for
+from typer.testing import CliRunner
 
+from vla_rl.cli import app
 from vla_rl.config import ConfigError
 from vla_rl.robot.graph import wheeled_graph
 from vla_rl.robot.record import read_log
@@ -98,6 +100,13 @@ def child_of(parent: int, name: str) -> int:
         if int(status.rpartition(")")[2].split()[1]) == parent and name in command:
             return int(folder.name)
     raise AssertionError(f"{parent} has no child {name}")
+
+
+def test_without_ros_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for words in (["up", "wheeled"], ["call", "start"]):
+        result = CliRunner().invoke(app, ["robot", *words])
+        assert str(result.exception).startswith("rclpy is not installed: pip install 'vla_rl[ros]'")
 
 
 def test_the_graph_of_an_export(export: Path, tmp_path: Path) -> None:
