@@ -9,13 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from pydantic import Field
 
-from vla_rl.config import Rate, Section
 from vla_rl.driving.observation import ObservationBuilder
 from vla_rl.driving.safety import ACCELERATION, COLLISION, SPEED, SafetyLayer, command_of
 from vla_rl.driving.scan import scan_problem
@@ -23,28 +21,12 @@ from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.arbiter import Arbiter, Decision, Proposal, Situation, Source
 from vla_rl.robot.endings import Ending
 from vla_rl.robot.record import RobotLog
+from vla_rl.robot.supervision import SupervisionSettings
 from vla_rl.robot.watchdog import Watchdog
 
 Act = Callable[[Float32[np.ndarray, "1 O"]], Float32[np.ndarray, "1 2"]]
 _ROW = np.zeros(1, np.int64)
 _CLIPS = {SPEED: "speed", ACCELERATION: "acceleration", COLLISION: "collision"}
-
-
-class SupervisionSettings(Section):
-    """What ends an episode, and how long what may be silent."""
-
-    arrival: Rate = 0.15
-    """The path is done when so little of it remains, and its end is so near, m."""
-    time_limit: Rate = 300.0
-    """Of an episode, s."""
-    teleop_timeout: Rate = 0.17
-    """Silence of the operator during an intervention after which the robot stops, s; with a control period, within 0.2."""
-    estop_timeout: Annotated[float, Field(gt=0)] | None = None
-    """Silence of the e-stop's heartbeat that counts as pressed, s; null: there is no heartbeat."""
-    recovery: Rate = 0.5
-    """So long all inputs must be good before the robot moves on after a fault, s."""
-    fault_limit: Rate = 5.0
-    """A fault that lasts longer ends the episode, s."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla_rl.robot.wheeled import SupervisionSettings
+from vla_rl.robot.supervision import SupervisionSettings
 
 Value = bool | int | float | str
 Parameters = dict[str, tuple[Value, str]]

@@ -55,7 +55,8 @@ from vla_rl.robot.nodes.process_node import (
     steady_time,
 )  # fmt: skip
 from vla_rl.robot.record import RobotLog
-from vla_rl.robot.wheeled import SupervisionSettings, Tick, WheeledCore, warm_up
+from vla_rl.robot.supervision import SupervisionSettings
+from vla_rl.robot.wheeled import Tick, WheeledCore, warm_up
 
 DIAGNOSTICS_PERIOD = 0.5
 """s."""

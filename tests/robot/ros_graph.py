@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl.robot.graph import node_command
-from vla_rl.robot.wheeled import SupervisionSettings
+from vla_rl.robot.supervision import SupervisionSettings
 
 PATIENCE = 60.0
 """s; only what never comes takes so long, and the start of a node on a machine that does much else."""

@@ -14,7 +14,8 @@ from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.arbiter import Source
 from vla_rl.robot.endings import Ending
 from vla_rl.robot.record import RobotLog, read_log
-from vla_rl.robot.wheeled import SupervisionSettings, Tick, WheeledCore
+from vla_rl.robot.supervision import SupervisionSettings
+from vla_rl.robot.wheeled import Tick, WheeledCore
 from vla_rl.sim.wheeled.baseline import PursuitBaseline
 from vla_rl.sim.wheeled.plant import Plants
 from vla_rl.sim.wheeled.scenario import draw
