@@ -36,6 +36,7 @@ SEED = 5
 def graph(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     made = Graph(tmp_path_factory.mktemp("graph"), export, OPTIONS, episode_seed(SEED, 0))
     try:
+        made.base.require_time()
         yield made
     finally:
         made.close()

@@ -34,6 +34,7 @@ class Rig:
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     made = Rig(tmp_path_factory.mktemp("teleop"))
     try:
+        made.base.require_time()
         yield made
     finally:
         made.close()
