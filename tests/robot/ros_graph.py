@@ -12,18 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.graph import node_command
 from vla_rl.robot.supervision import SupervisionSettings
 
 PATIENCE = 60.0
 """s; only what never comes takes so long, and the start of a node on a machine that does much else."""
-PUNCTUAL = 0.02
-"""s; a process whose ticks are later cannot keep any bound of 0.2 s."""
-ROBOT = RobotSettings()
 DOMAIN = str(1 + os.getpid() % 200)
 """Every test process has a ROS domain of its own."""
 os.environ |= {"ROS_DOMAIN_ID": DOMAIN, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": "/tmp"}
@@ -158,12 +153,10 @@ class Program:
 
     def require_time(self) -> None:
         """Skip the test where neither the kernel nor the load of the machine lets a process be punctual."""
-        wait_for(lambda: self.newest().get("tick", 0) >= 100, f"{self.log.stem} does not run")
-        if "no real-time scheduling" in self.output.read_text():
-            times = np.array([record["time"] for record in self.records() if "tick" in record])
-            late = float(np.quantile(np.diff(times), 0.98)) - ROBOT.control_period
-            if late > PUNCTUAL:
-                pytest.skip(f"no real-time scheduling here, and a busy machine: every 50th tick is {late:.3f} s late")
+        wait_for(self.newest, f"{self.log.stem} does not run")
+        load, cores = os.getloadavg()[0], os.cpu_count() or 1
+        if "no real-time scheduling" in self.output.read_text() and load > cores:
+            pytest.skip(f"needs real-time scheduling (CAP_SYS_NICE) or an idle machine; the load is {load:.1f} on {cores} cores")
 
     def stop(self) -> int:
         if self.process.poll() is None:
