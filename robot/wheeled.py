@@ -9,13 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from pydantic import Field
 
-from vla_rl.config import Rate, Section
 from vla_rl.driving.observation import ObservationBuilder
 from vla_rl.driving.safety import ACCELERATION, COLLISION, SPEED, SafetyLayer, command_of
 from vla_rl.driving.scan import scan_problem
@@ -23,28 +21,12 @@ from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.arbiter import Arbiter, Decision, Proposal, Situation, Source
 from vla_rl.robot.endings import Ending
 from vla_rl.robot.record import RobotLog
+from vla_rl.robot.supervision import SupervisionSettings
 from vla_rl.robot.watchdog import Watchdog
 
 Act = Callable[[Float32[np.ndarray, "1 O"]], Float32[np.ndarray, "1 2"]]
 _ROW = np.zeros(1, np.int64)
 _CLIPS = {SPEED: "speed", ACCELERATION: "acceleration", COLLISION: "collision"}
-
-
-class SupervisionSettings(Section):
-    """What ends an episode, and how long what may be silent."""
-
-    arrival: Rate = 0.15
-    """The path is done when so little of it remains, and its end is so near, m."""
-    time_limit: Rate = 300.0
-    """Of an episode, s."""
-    teleop_timeout: Rate = 0.2
-    """Silence of the operator during an intervention after which the robot stops, s."""
-    estop_timeout: Annotated[float, Field(gt=0)] | None = None
-    """Silence of the e-stop's heartbeat that counts as pressed, s; null: there is no heartbeat."""
-    recovery: Rate = 0.5
-    """So long all inputs must be good before the robot moves on after a fault, s."""
-    fault_limit: Rate = 5.0
-    """A fault that lasts longer ends the episode, s."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +39,8 @@ class Tick:
     """Which limits changed what was wanted: speed, acceleration, collision."""
     ending: Ending | None
     """How the last episode ended; None while one is under way, and before the first."""
+    latency: float | None
+    """Age of the oldest input of a policy's decision that goes out for the first time, s; None at all other ticks."""
 
 
 class WheeledCore:
@@ -65,19 +49,20 @@ class WheeledCore:
     def __init__(
         self,
         settings: RobotSettings,
-        act: Act,
+        act: Act | None,
         supervision: SupervisionSettings | None = None,
         log: RobotLog | None = None,
         policy_version: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without `act` only an operator drives."""
         self.settings, self.supervision = settings, supervision or SupervisionSettings()
         self.arbiter = Arbiter(self.supervision.recovery)
         self.builder = ObservationBuilder(settings, 1)
         self.ending: Ending | None = None
         self.observation = np.zeros((1, self.builder.size), np.float32)
         """The last one that the policy got."""
-        self._act, self._log, self._version, self._clock = act, log, policy_version, clock
+        self._act, self._log, self.version, self._clock = act, log, policy_version, clock
         self._safety = SafetyLayer(settings, 1)
         timeout = settings.safety.input_timeout
         self._scan, self._odometry = Watchdog("scan", timeout), Watchdog("odometry", timeout)
@@ -87,37 +72,44 @@ class WheeledCore:
         self._human = False
         self._human_proposal: Proposal | None = None
         self._proposal: Proposal | None = None
+        self._outside: dict[str, str] = {}
         self._has_path = False
         self._countdown = 0
         self._began: float | None = None
         self._fault_since: float | None = None
-        self._latency = 0.0
+        self._policy_seconds = 0.0
+        self._latency: float | None = None
         self._number = 0
         self._lock = threading.RLock()
 
-    # Inputs. `measured` is the steady time at which the content was true, s; by default now.
+    # Inputs. `measured` is the steady time at which the content was true, s; by default now. `problem` says what is wrong
+    # with the rest of the message, such as its frame: then its content is not used.
 
-    def on_scan(self, ranges: Float32[np.ndarray, "K"], measured: float | None = None) -> None:
+    def on_scan(self, ranges: Float32[np.ndarray, "K"], measured: float | None = None, problem: str | None = None) -> None:
         """Ranges as the driver sends them, m. A scan of another layout, or too blind a one, is a fault."""
         with self._lock:
-            now = self._clock()
             ranges = np.asarray(ranges, np.float32)
             if ranges.shape != (self.settings.scanner.beams,):
-                reason: str | None = f"the scan has {ranges.size} beams, not {self.settings.scanner.beams}"
-            else:
+                problem = problem or f"the scan has {ranges.size} beams, not {self.settings.scanner.beams}"
+            if problem is None:
                 self.builder.scan(ranges[None], _ROW)
-                reason = scan_problem(self.settings, self.builder.scans, 0)
-            self._scan.feed(now if measured is None else measured, now, reason)
+                problem = scan_problem(self.settings, self.builder.scans, 0)
+            self._feed(self._scan, measured, problem)
 
-    def on_odometry(self, pose: tuple[float, float, float], velocity: tuple[float, float], measured: float | None = None) -> None:
+    def on_odometry(
+        self,
+        pose: tuple[float, float, float],
+        velocity: tuple[float, float],
+        measured: float | None = None,
+        problem: str | None = None,
+    ) -> None:
         """(x, y, yaw) in the frame of the path, m and rad, and (forward, turn) of base_link, m/s and rad/s."""
         with self._lock:
-            now = self._clock()
-            good = bool(np.isfinite(pose).all() and np.isfinite(velocity).all())
-            if good:
+            if not (np.isfinite(pose).all() and np.isfinite(velocity).all()):
+                problem = problem or "the odometry is not finite"
+            if problem is None:
                 self.builder.poses[0], self.builder.velocities[0] = pose, velocity
-            reason = None if good else "the odometry is not finite"
-            self._odometry.feed(now if measured is None else measured, now, reason)
+            self._feed(self._odometry, measured, problem)
 
     def on_path(self, points: Float64[np.ndarray, "M 2"]) -> None:
         """Follow another path from its beginning. Raises `ValueError` for what is no path; the old one then stays."""
@@ -128,28 +120,62 @@ class WheeledCore:
             self._has_path, self._proposal = True, None
             self._countdown = 0
 
+    def on_goal(self, points: Float64[np.ndarray, "2 2"]) -> None:
+        """As `on_path`, where the end is all that counts. Raises `ValueError` for a policy that follows paths."""
+        if self.settings.view.reference != "goal":
+            raise ValueError("this policy follows paths and cannot find the way to a goal; send a path")
+        self.on_path(points)
+
     def on_human(self, holds: bool, command: tuple[float, float], measured: float | None = None) -> None:
         """The operator's message: whether they hold the dead-man switch, and (forward m/s, turn rad/s)."""
         with self._lock:
-            now = self._clock()
-            at = now if measured is None else measured
-            reason = None if np.isfinite(command).all() else "the operator's command is not finite"
-            self._teleop.feed(at, now, reason)
+            problem = None if np.isfinite(command).all() else "the operator's command is not finite"
+            at = self._feed(self._teleop, measured, problem)
             self._human, self._human_proposal = holds, Proposal(np.array(command, np.float64), at)
 
     def on_estop(self, pressed: bool, measured: float | None = None) -> None:
         """The e-stop's message or heartbeat."""
         with self._lock:
-            now = self._clock()
-            self._button.feed(now if measured is None else measured, now)
+            pressed_before = self._pressed
+            self._feed(self._button, measured, None)
             self._pressed = "the e-stop is pressed" if pressed else None
+            if pressed and not pressed_before:
+                self._event("input", self._clock(), input="e-stop", problem=self._pressed)
+
+    def on_outside(self, name: str, problem: str | None) -> None:
+        """What else must stop the robot while it lasts, such as a second publisher on its command topic; None: it is over."""
+        with self._lock:
+            if problem is None:
+                self._outside.pop(name, None)
+            elif self._outside.get(name) != problem:
+                self._outside[name] = problem
+                self._event("input", self._clock(), input=name, problem=problem)
+
+    def _feed(self, dog: Watchdog, measured: float | None, problem: str | None) -> float:
+        """Returns when the content was true, s. The log tells when the first bad message of several came."""
+        now = self._clock()
+        at = now if measured is None else measured
+        before = dog.problem(now)
+        dog.feed(at, now, problem)
+        if problem is not None and before != problem:
+            self._event("input", now, input=dog.name, problem=problem)
+        return at
+
+    @property
+    def pose(self) -> tuple[float, float, float]:
+        """The newest estimate, m and rad."""
+        with self._lock:
+            x, y, yaw = self.builder.poses[0].tolist()
+            return x, y, yaw
 
     # What an operator asks for.
 
     def start(self) -> None:
-        """Begin an episode. Raises `RuntimeError` without a path, with a bad input, or with a latched e-stop."""
+        """Begin an episode. Raises `RuntimeError` without policy or path, with a bad input, or with a latched e-stop."""
         with self._lock:
             now = self._clock()
+            if self._act is None:
+                raise RuntimeError("there is no policy here; only an operator drives")
             if not self._has_path:
                 raise RuntimeError("there is no path or goal; send one first")
             if faults := self._faults(now):
@@ -189,6 +215,7 @@ class WheeledCore:
         """The next command; call it once a control period."""
         with self._lock:
             now = self._clock()
+            self._latency = None
             self._decide_with_policy(now)
             decision = self.arbiter.decide(self._situation(now))
             self._supervise(decision, now)
@@ -200,13 +227,14 @@ class WheeledCore:
                 wanted = decision.wanted[None]
                 self._safety.limit(wanted, commands, builder.scans.points, builder.scan_poses, builder.poses, _ROW)
                 clips = tuple(name for bit, name in _CLIPS.items() if self._safety.clips[0] & bit)
-            made = Tick(commands[0].copy(), decision, clips, self.ending)
+            latency = self._latency if decision.source == Source.POLICY else None
+            made = Tick(commands[0].copy(), decision, clips, self.ending, latency)
             self._write(made, now)
             return made
 
     def _decide_with_policy(self, now: float) -> None:
         """Ask the policy every `decision_ticks` ticks, if its inputs are good."""
-        if not self.arbiter.running:
+        if not self.arbiter.running or self._act is None:
             self._proposal = None
             return
         if self._faults(now):
@@ -217,15 +245,17 @@ class WheeledCore:
             began = time.perf_counter()
             self.builder.observe(_ROW, self.observation)
             action = np.asarray(self._act(self.observation), np.float32).reshape(1, 2)
-            self._latency = time.perf_counter() - began
+            self._policy_seconds = time.perf_counter() - began
             command = command_of(self.settings, action)[0] if np.isfinite(action).all() else np.full(2, np.nan)
             self._proposal = Proposal(command, observed)
             self._countdown = self.settings.decision_ticks
+            self._latency = self._clock() - observed
         self._countdown -= 1
 
     def _faults(self, now: float) -> list[str]:
         needed = [self._odometry] + ([self._scan] if self.settings.scans else [])
-        return [problem for dog in needed if (problem := dog.problem(now)) is not None]
+        problems = [problem for dog in needed if (problem := dog.problem(now)) is not None]
+        return [*problems, *self._outside.values()]
 
     def _moves(self) -> bool:
         limits = self.settings.limits
@@ -296,8 +326,25 @@ class WheeledCore:
             "command": made.command,
             "clips": made.clips,
             "intervention": self.arbiter.intervening,
-            "policy_version": self._version,
+            "policy_version": self.version,
             "ages": {dog.name: dog.age(now) for dog in (self._scan, self._odometry, self._teleop, self._button)},
-            "policy_seconds": self._latency,
+            "policy_seconds": self._policy_seconds,
+            "latency": made.latency,
         }
         self._log.write(record)
+
+
+def warm_up(settings: RobotSettings, act: Act | None) -> None:
+    """Drive nothing for some ticks, so that the first ones of a robot wait neither for a compiler nor for a cold policy."""
+    now = [0.0]
+    core = WheeledCore(settings, act or (lambda observation: np.zeros((1, 2), np.float32)), clock=lambda: now[0])
+    core.on_path(np.array([(0.0, 0.0), (10 * settings.view.path_spacing, 0.0)]))
+    for tick in range(2 * settings.decision_ticks):
+        now[0] = tick * settings.control_period
+        core.on_scan(np.full(settings.scanner.beams, np.inf, np.float32))
+        core.on_odometry((0.0, 0.0, 0.0), (0.0, 0.0))
+        core.tick()
+        if tick == 0:
+            core.start()
+    core.stop()
+    core.tick()

@@ -1,5 +1,6 @@
 """What importing loads, and under which names."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,9 @@ def test_the_links_are_relative_and_committed(name: str) -> None:
     [
         ("vla_rl.robot", ("torch", "mujoco", "libero", "robosuite", "transformers")),
         ("vla_rl.robot.wheeled", ("torch", "mujoco", "libero", "transformers", "vla_rl.sim", "rclpy")),
+        ("vla_rl.robot.exported", ("torch", "mujoco", "libero", "transformers", "vla_rl.sim", "rclpy", "onnx")),
+        ("vla_rl.robot.shadow", ("torch", "mujoco", "libero", "transformers", "vla_rl.sim", "rclpy", "rosbags")),
+        ("vla_rl.robot.graph", ("torch", "mujoco", "libero", "transformers", "vla_rl.sim", "rclpy")),
         ("vla_rl.driving.observation", ("torch", "mujoco", "libero", "transformers", "vla_rl.sim")),
         ("vla_rl.sim.wheeled.simulator", ("torch", "mujoco", "libero", "transformers", "irsim")),
         ("vla_rl.types", ("torch", "mujoco", "libero", "transformers")),
@@ -48,6 +52,26 @@ def test_what_importing_loads(module: str, forbidden: tuple[str, ...]) -> None:
     result = run_python(f"import sys, {module}; print([name for name in {forbidden!r} if name in sys.modules])")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]", f"importing {module} loads {result.stdout.strip()}"
+
+
+@pytest.mark.ros
+def test_the_policy_node_loads_neither_torch_nor_a_simulator() -> None:
+    forbidden = ("torch", "mujoco", "libero", "transformers", "vla_rl.sim")
+    code = f"import sys, vla_rl.robot.nodes.wheeled_policy_node; print([name for name in {forbidden!r} if name in sys.modules])"
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_only_nodes_import_ros() -> None:
+    """Everything else runs, and is tested, where there is no ROS."""
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("vla_rl", "robot", "sim", "reward_models")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^\s*(?:import|from) (?:rclpy|\w+_(?:msgs|srvs))\b", path.read_text(), flags=re.MULTILINE)
+    }
+    assert importing and all(path.startswith("robot/nodes/") and path.endswith("_node.py") for path in importing), importing
 
 
 def test_ruff_bans_the_bare_names(tmp_path: Path) -> None:

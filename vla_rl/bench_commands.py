@@ -201,15 +201,16 @@ def bench_wheeled(
     episodes: Annotated[int, typer.Option(min=0, help="Held-out episodes of the baseline on each task.")] = 200,
     foreign: Annotated[int, typer.Option(min=0, help="The same in ir-sim; some seconds an episode.")] = 0,
     videos: Annotated[Path | None, typer.Option(help="Folder for a video of an episode of each task.")] = None,
+    loop: Annotated[float, typer.Option(min=0.0, help="Seconds of the robot's control loop, over all repeats; 0: none.")] = 20.0,
     json_path: JsonPath = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
 ) -> None:
-    """Env-steps per CPU second of the wheeled simulator, and how well its classical baseline drives."""
+    """Speed of wheeled simulator, exported policy and control loop, and how well the classical baseline drives."""
     from vla_rl.bench import wheeled
     from vla_rl.bench.output import save, show
 
     def keep(so_far: wheeled.WheeledBenchmark) -> None:
         save(wheeled.to_dict(so_far), json_path)
 
-    found = wheeled.measure(num_envs, seconds, repeats, tasks or tuple(wheeled.TASKS), episodes, foreign, videos, keep)
+    found = wheeled.measure(num_envs, seconds, repeats, tasks or tuple(wheeled.TASKS), episodes, foreign, videos, loop, keep)
     show(wheeled.tables(found), wheeled.to_dict(found), json_path, as_markdown)

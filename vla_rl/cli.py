@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vla_rl import bench_commands, data_commands, model_commands
+from vla_rl import bench_commands, data_commands, model_commands, robot_commands
 from vla_rl.command_words import Words, split
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ app.add_typer(collect, name="collect")
 app.add_typer(bench_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
+app.add_typer(robot_commands.app)
 
 
 def _load(words: list[str] | None) -> tuple[Config, Path | None]:
@@ -115,6 +116,17 @@ def serve(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory of a driving policy.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default RUN/export.")] = None,
+) -> None:
+    """policy.onnx and manifest.json of a driving policy, for robots without torch; proven equal to the trained policy."""
+    from vla_rl.export import export_run
+
+    Console().print(f"export: {export_run(run, out)}", soft_wrap=True)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> None:
     """Write report.html of a run, finished or under way."""
     from vla_rl.report import write_report
@@ -185,6 +197,7 @@ def _is_users(error: Exception) -> bool:
     from vla_rl.config import ConfigError
     from vla_rl.data import DatasetError
     from vla_rl.distributed.weight_sync import WeightSyncError
+    from vla_rl.driving.manifest import ExportError
     from vla_rl.metrics import MetricsError
     from vla_rl.policies import PolicyError
     from vla_rl.run import RunError
@@ -198,6 +211,7 @@ def _is_users(error: Exception) -> bool:
         CheckpointError,
         ConfigError,
         DatasetError,
+        ExportError,
         MetricsError,
         PolicyError,
         RunError,

@@ -263,13 +263,11 @@ def check_folders(runs: Path) -> list[Check]:
 
 def check_ros() -> Check:
     if importlib.util.find_spec("rclpy") is None:
-        return Check(
-            "ROS 2", "warn", "rclpy is not installed; only real robots need it", "source the setup.bash of a ROS 2 installation"
-        )
+        return Check("ROS 2", "warn", "rclpy is not installed; only real robots need it", "pip install 'vla_rl[ros]'")
     probe = run_probe("import rclpy", {})
     if not probe.ok:
         return Check(
-            "ROS 2", "warn", f"rclpy does not import: {probe.message}", "source the setup.bash of your ROS 2 installation"
+            "ROS 2", "warn", f"rclpy does not import: {probe.message}", "pip install 'vla_rl[ros]', or source your setup.bash"
         )
     return Check("ROS 2", "ok", "rclpy imports")
 

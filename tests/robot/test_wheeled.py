@@ -14,7 +14,8 @@ from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.arbiter import Source
 from vla_rl.robot.endings import Ending
 from vla_rl.robot.record import RobotLog, read_log
-from vla_rl.robot.wheeled import SupervisionSettings, Tick, WheeledCore
+from vla_rl.robot.supervision import SupervisionSettings
+from vla_rl.robot.wheeled import Tick, WheeledCore
 from vla_rl.sim.wheeled.baseline import PursuitBaseline
 from vla_rl.sim.wheeled.plant import Plants
 from vla_rl.sim.wheeled.scenario import draw
@@ -195,7 +196,8 @@ def test_the_log_tells_who_drove_and_why(tmp_path: Path) -> None:
         rig.tick(2)
     records = list(read_log(path))
     events = [record for record in records if "event" in record]
-    assert [record["event"] for record in events] == ["start", "end"] and events[1]["ending"] == "e-stop"
+    assert [record["event"] for record in events] == ["start", "input", "end"] and events[2]["ending"] == "e-stop"
+    assert events[1]["problem"] == "the e-stop is pressed"
     ticks = [record for record in records if "tick" in record]
     assert [record["tick"] for record in ticks] == list(range(1, len(ticks) + 1))
     assert ticks[-1]["source"] == "e-stop" and ticks[-1]["reason"] == "the e-stop is pressed" and ticks[-1]["wanted"] is None

@@ -1,4 +1,4 @@
-"""`vla-rl bench wheeled`: speed of the wheeled simulator, and how well the classical baseline drives in it and in ir-sim.
+"""`vla-rl bench wheeled`: speed of simulator, exported policy and control loop, and how well the classical baseline drives.
 
 Legend: N environments, D action size.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from vla_rl.bench.control_loop import ControlBenchmark, control_record, control_targets, measure_control
 from vla_rl.bench.output import target_table
 from vla_rl.bench.spread import Spread, Target
 from vla_rl.machine import describe_machine
@@ -39,6 +40,8 @@ class WheeledBenchmark:
     """Env-steps per CPU second by case, one number a repeat."""
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """`SIMULATOR TASK` -> how the baseline drives there."""
+    control: ControlBenchmark = field(default_factory=ControlBenchmark)
+    """Of exported policy and control loop."""
 
 
 def measure(
@@ -49,10 +52,12 @@ def measure(
     episodes: int = 200,
     foreign_episodes: int = 0,
     videos: Path | None = None,
+    loop_seconds: float = 0.0,
     on_progress: Callable[[WheeledBenchmark], None] = lambda so_far: None,
 ) -> WheeledBenchmark:
     """Speed of tracking_slow, restarts of finished episodes included, for `seconds` of each case; then the baseline on so many
-    held-out episodes of each task, the first of them filmed into the folder `videos`.
+    held-out episodes of each task, the first of them filmed into the folder `videos`; then an exported policy, and the robot's
+    control loop for `loop_seconds`.
 
     Raises `SimError` for an unknown task, and where ir-sim is asked for but missing.
     """
@@ -76,6 +81,9 @@ def measure(
         if foreign_episodes:
             found.drivers[f"ir-sim {task}"] = _drive(IrSimControl(task, 1), foreign_episodes)
             on_progress(found)
+    if loop_seconds:
+        found.control = measure_control(loop_seconds, repeats)
+        on_progress(found)
     return found
 
 
@@ -100,7 +108,7 @@ def targets(found: WheeledBenchmark) -> list[Target]:
     return [
         Target(f"env-steps per CPU second, {name}", ">=", wanted, Spread.of(found.rates[name]) if found.rates[name] else None)
         for name, (_, wanted) in CASES.items()
-    ]
+    ] + control_targets(found.control)
 
 
 def tables(found: WheeledBenchmark) -> list[Table]:
@@ -115,7 +123,22 @@ def tables(found: WheeledBenchmark) -> list[Table]:
             for key, form in (("cross_track", ".3f"), ("seconds", ".1f"), ("slowed", ".1%"))
         ]
         table.add_row(name, interval, str(record["collision"]["count"]), *figures)
-    return [target_table(targets(found)), *([table] if found.drivers else [])]
+    return [target_table(targets(found)), *([table] if found.drivers else []), *_latency_table(found.control)]
+
+
+def _latency_table(control: ControlBenchmark) -> list[Table]:
+    if not control.latency_p99:
+        return []
+    table = Table(title="times of exported policy and control loop, ms; median of the repeats, and their range")
+    for heading in ("what", "median", "p99"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    rows = {
+        "exported policy, 3 x 256, one thread": (control.inference_median, control.inference_p99),
+        "oldest input of a decision to its command; scans at 10 Hz": (control.latency_median, control.latency_p99),
+    }
+    for name, figures in rows.items():
+        table.add_row(name, *(Spread.of(values).text() for values in figures))
+    return [table]
 
 
 def to_dict(found: WheeledBenchmark) -> dict[str, Any]:
@@ -124,5 +147,6 @@ def to_dict(found: WheeledBenchmark) -> dict[str, Any]:
         "num_envs": found.num_envs,
         "env_steps_per_cpu_second": found.rates,
         "baseline": found.drivers,
+        "control": control_record(found.control),
         "targets": [target.to_dict() for target in targets(found)],
     }

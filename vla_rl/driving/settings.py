@@ -97,8 +97,8 @@ class SafetySettings(Section):
     """Added to the robot's radius when contact is predicted, m."""
     creep: NotNegative = 0.02
     """Slower than this, what the limit leaves becomes a stop, m/s."""
-    input_timeout: Rate = 0.2
-    """A scan or an odometry older than this stops the robot, s."""
+    input_timeout: Rate = 0.17
+    """A scan or an odometry older than this stops the robot, s; with a control period and some lateness, within 0.2."""
     invalid_share: Fraction = 0.3
     """A scan with a larger share of invalid beams stops the robot."""
     invalid_gap: Rate = 0.6
