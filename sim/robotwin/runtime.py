@@ -1,0 +1,129 @@
+"""RoboTwin's task classes, made ready to run: what is imported, which robot they get, and where they are kept from waste."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import multiprocessing
+import sys
+import tempfile
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_rl.sim.base import SimError
+from vla_rl.sim.robotwin.assets import Profile
+from vla_rl.sim.robotwin.tasks import RoboTwinTask
+
+_HEAVY = ("torch", "open3d")
+"""Imported by RoboTwin's modules, used by nothing that the lite profile runs, some GB together."""
+
+
+def task_class(task: RoboTwinTask, profile: Profile) -> type[Any]:
+    """RoboTwin's class of a task, with the robot and the shader of the profile. Imports the simulator."""
+    _stand_in_for_heavy_modules()
+    original = getattr(importlib.import_module(f"robotwin.envs.{task.name}"), task.name)
+    return type(f"{task.name}_{profile.name}", (_Watched, original), {"profile": profile})
+
+
+def task_arguments(profile: Profile, task_config: str) -> dict[str, Any]:
+    """What `setup_demo` takes besides the seed: a task configuration of the runtime, and the embodiment."""
+    config = importlib.import_module("robotwin.config")
+    try:
+        arguments = config.load_task_config(task_config)
+    except ValueError as error:
+        raise SimError(f"RoboTwin has no task configuration {task_config!r}: {error}") from None
+    robot_folder, embodiment = profile.embodiment(config)
+    files = {f"{arm}_robot_file": str(robot_folder) for arm in ("left", "right")}
+    embodiments = {f"{arm}_embodiment_config": embodiment for arm in ("left", "right")}
+    return {
+        **arguments,
+        **files,
+        **embodiments,
+        "dual_arm_embodied": True,
+        "eval_mode": True,
+        "eval_video_log": False,
+        "render_freq": 0,
+        "planner_backend": profile.planner,
+    }
+
+
+class _Watched:
+    """Mixed in front of a task class: the robot and shader of a profile; pictures are prepared only when they are taken."""
+
+    profile: Profile
+    robot: Any
+    scene: Any
+    need_topp: bool
+    crazy_random_light: bool
+    looks = False
+
+    def setup_scene(self, **kwargs: Any) -> None:
+        super().setup_scene(**{**kwargs, **({} if self.profile.ray_tracing else {"shadow": False})})  # type: ignore[misc]
+        if not self.profile.ray_tracing:
+            importlib.import_module("sapien").render.set_camera_shader_dir("default")
+
+    def load_robot(self, **kwargs: Any) -> None:
+        if self.profile.name != "lite":
+            return super().load_robot(**kwargs)  # type: ignore[misc]
+        robot_class = _lite_robot()
+        self.robot = robot_class(self.scene, self.need_topp, **kwargs)
+        self.robot.set_planner(self.scene)
+        self.robot.init_joints()
+        for link in self.robot.left_entity.get_links():
+            link.set_mass(1)  # as RoboTwin has it for all its robots
+
+    def _update_render(self) -> None:
+        # RoboTwin's control loops call this at every physics step, though nobody looks before the end of a chunk.
+        if self.looks or self.crazy_random_light:
+            super()._update_render()  # type: ignore[misc]
+
+
+def _lite_robot() -> type[Any]:
+    module = importlib.import_module("robotwin.envs.robot.robot")
+    from vla_rl.sim.robotwin.planner import LitePlanner
+
+    class LiteRobot(module.Robot):  # type: ignore[name-defined, misc]
+        """RoboTwin's robot with the lite arms' planner; time-optimal execution of chunks stays RoboTwin's."""
+
+        def set_planner(self, scene: Any = None) -> None:
+            self.communication_flag = False
+            joints = [joint.get_name() for joint in self.left_entity.get_active_joints()]
+            self.left_planner = LitePlanner("left", self.left_entity_origion_pose, joints, self.left_arm_joints_name)
+            self.right_planner = LitePlanner("right", self.right_entity_origion_pose, joints, self.right_arm_joints_name)
+            self.left_mplib_planner = self.right_mplib_planner = TimeOptimal(len(self.left_arm_joints_name))
+
+    return LiteRobot
+
+
+class TimeOptimal:
+    """`TOPP` of mplib's planner, without the planning world that mplib builds from the scene at every reset."""
+
+    def __init__(self, dof: int) -> None:
+        planner = importlib.import_module("mplib.planner").Planner
+        self.joint_vel_limits = self.joint_acc_limits = np.ones(dof)
+        self.TOPP: Callable[..., Any] = types.MethodType(planner.TOPP, self)
+
+
+def _stand_in_for_heavy_modules() -> None:
+    for name in _HEAVY:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            module = types.ModuleType(name)
+            module.__path__ = []
+            sys.modules[name] = module
+            if name == "torch":
+                module.manual_seed = lambda seed: None  # type: ignore[attr-defined]
+                sys.modules["torch.multiprocessing"] = multiprocessing
+
+
+def temporary_folder() -> Path:
+    """A folder that lives as long as this process."""
+    folder = tempfile.TemporaryDirectory(prefix="vla_rl_robotwin_")
+    _FOLDERS.append(folder)
+    return Path(folder.name)
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
