@@ -6,8 +6,10 @@ m and rad. The last link's x axis points out of the gripper, whose fingers close
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,17 @@ def urdf() -> str:
     inertial = '<inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>'
     base = f'<link name="base_link">{inertial}{stand}</link>'
     return "".join(['<robot name="vla_rl_lite_arms">', base, *_arm("left"), *_arm("right"), "</robot>"])
+
+
+@lru_cache(maxsize=1)
+def embodiment_folder() -> Path:
+    """A folder that lives as long as this process."""
+    folder = tempfile.TemporaryDirectory(prefix="vla_rl_robotwin_")
+    _FOLDERS.append(folder)
+    return Path(folder.name)
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def write_embodiment(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ class Profile:
     """Of the official assets."""
     ray_tracing: bool = False
     planner: str = "lite"
-    lite_folder: Path | None = field(default=None, compare=False)
 
     @property
     def published(self) -> bool:
@@ -42,10 +41,9 @@ class Profile:
     def embodiment(self, config: Any) -> tuple[Path, dict[str, Any]]:
         """Folder and description of the robot; `config` is `robotwin.config`."""
         if self.name == "lite":
-            from vla_rl.sim.robotwin.arms import write_embodiment
+            from vla_rl.sim.robotwin.arms import embodiment_folder, write_embodiment
 
-            assert self.lite_folder is not None
-            return self.lite_folder, write_embodiment(self.lite_folder)
+            return embodiment_folder(), write_embodiment(embodiment_folder())
         import yaml
 
         assert self.root is not None

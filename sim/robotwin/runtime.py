@@ -6,10 +6,9 @@ import importlib
 import importlib.util
 import multiprocessing
 import sys
-import tempfile
 import types
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,36 @@ from vla_rl.sim.base import SimError
 from vla_rl.sim.robotwin.assets import Profile
 from vla_rl.sim.robotwin.tasks import RoboTwinTask
 
+NATIVE_SIZE = (240, 320)
+"""Height and width of RoboTwin's own pictures, px."""
 _HEAVY = ("torch", "open3d")
 """Imported by RoboTwin's modules, used by nothing that the lite profile runs, some GB together."""
 
 
-def task_class(task: RoboTwinTask, profile: Profile) -> type[Any]:
+@dataclass(frozen=True)
+class Settings:
+    """What all episodes of a backend have in common."""
+
+    profile: Profile
+    task_config: str = "demo_clean"
+    instructions: str = "seen"
+    frame_size: tuple[int, int] = NATIVE_SIZE
+
+
+def task_class(task: RoboTwinTask, settings: Settings) -> type[Any]:
     """RoboTwin's class of a task, with the robot and the shader of the profile. Imports the simulator."""
     _stand_in_for_heavy_modules()
     original = getattr(importlib.import_module(f"robotwin.envs.{task.name}"), task.name)
-    return type(f"{task.name}_{profile.name}", (_Watched, original), {"profile": profile})
+    return type(f"{task.name}_{settings.profile.name}", (_Watched, original), {"settings": settings})
 
 
-def task_arguments(profile: Profile, task_config: str) -> dict[str, Any]:
+def task_arguments(settings: Settings) -> dict[str, Any]:
     """What `setup_demo` takes besides the seed: a task configuration of the runtime, and the embodiment."""
-    config = importlib.import_module("robotwin.config")
+    profile, config = settings.profile, importlib.import_module("robotwin.config")
     try:
-        arguments = config.load_task_config(task_config)
+        arguments = config.load_task_config(settings.task_config)
     except ValueError as error:
-        raise SimError(f"RoboTwin has no task configuration {task_config!r}: {error}") from None
+        raise SimError(f"RoboTwin has no task configuration {settings.task_config!r}: {error}") from None
     robot_folder, embodiment = profile.embodiment(config)
     files = {f"{arm}_robot_file": str(robot_folder) for arm in ("left", "right")}
     embodiments = {f"{arm}_embodiment_config": embodiment for arm in ("left", "right")}
@@ -54,20 +65,21 @@ def task_arguments(profile: Profile, task_config: str) -> dict[str, Any]:
 class _Watched:
     """Mixed in front of a task class: the robot and shader of a profile; pictures are prepared only when they are taken."""
 
-    profile: Profile
+    settings: Settings
     robot: Any
+    cameras: Any
     scene: Any
     need_topp: bool
     crazy_random_light: bool
     looks = False
 
     def setup_scene(self, **kwargs: Any) -> None:
-        super().setup_scene(**{**kwargs, **({} if self.profile.ray_tracing else {"shadow": False})})  # type: ignore[misc]
-        if not self.profile.ray_tracing:
+        super().setup_scene(**{**kwargs, **({} if self.settings.profile.ray_tracing else {"shadow": False})})  # type: ignore[misc]
+        if not self.settings.profile.ray_tracing:
             importlib.import_module("sapien").render.set_camera_shader_dir("default")
 
     def load_robot(self, **kwargs: Any) -> None:
-        if self.profile.name != "lite":
+        if self.settings.profile.name != "lite":
             return super().load_robot(**kwargs)  # type: ignore[misc]
         robot_class = _lite_robot()
         self.robot = robot_class(self.scene, self.need_topp, **kwargs)
@@ -75,6 +87,26 @@ class _Watched:
         self.robot.init_joints()
         for link in self.robot.left_entity.get_links():
             link.set_mass(1)  # as RoboTwin has it for all its robots
+
+    def load_camera(self, **kwargs: Any) -> None:
+        """With the wanted number of pixels: always the whole view of 4 x 3, squeezed or stretched as a resized picture is."""
+        module = importlib.import_module("robotwin.envs.camera.camera")
+        height, width = self.settings.frame_size
+        load = module.load_task_config
+
+        def sized(name: str) -> dict[str, Any]:
+            return {kind: values | {"w": width, "h": height} for kind, values in load(name).items()}
+
+        module.load_task_config = sized
+        try:
+            super().load_camera(**kwargs)  # type: ignore[misc]
+        finally:
+            module.load_task_config = load
+        for camera in (*self.cameras.static_camera_list, self.cameras.left_camera, self.cameras.right_camera):
+            # SAPIEN gives square pixels, of a height that the vertical angle of view decides.
+            focus = camera.fy / height
+            fx, fy = focus * NATIVE_SIZE[0] / NATIVE_SIZE[1] * width, focus * height
+            camera.set_perspective_parameters(camera.near, camera.far, fx, fy, width / 2, height / 2, 0.0)
 
     def _update_render(self) -> None:
         # RoboTwin's control loops call this at every physics step, though nobody looks before the end of a chunk.
@@ -117,13 +149,3 @@ def _stand_in_for_heavy_modules() -> None:
             if name == "torch":
                 module.manual_seed = lambda seed: None  # type: ignore[attr-defined]
                 sys.modules["torch.multiprocessing"] = multiprocessing
-
-
-def temporary_folder() -> Path:
-    """A folder that lives as long as this process."""
-    folder = tempfile.TemporaryDirectory(prefix="vla_rl_robotwin_")
-    _FOLDERS.append(folder)
-    return Path(folder.name)
-
-
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vla_rl.sim.base import SimError
-from vla_rl.sim.robotwin.assets import Profile
-from vla_rl.sim.robotwin.runtime import task_arguments, task_class
+from vla_rl.sim.robotwin.runtime import Settings, task_arguments, task_class
 from vla_rl.sim.robotwin.tasks import RoboTwinTask
 from vla_rl.types import EpisodeSpec
 
@@ -43,18 +42,15 @@ class Progress:
 class World:
     """A task that has been set up. Raises `SimError` where no seed of those tried lets its objects come to rest."""
 
-    def __init__(
-        self, task: RoboTwinTask, spec: EpisodeSpec, seed: int, profile: Profile, task_config: str, instructions: str
-    ) -> None:
-        self.task, self.spec, self.profile = task, spec, profile
+    def __init__(self, task: RoboTwinTask, spec: EpisodeSpec, seed: int, settings: Settings) -> None:
+        self.task, self.spec = task, spec
         self.chunks: list[Float32[np.ndarray, "A 14"]] = []
         self.success = False
         self._progress = Progress()
-        arguments = task_arguments(profile, task_config)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.env, self.seed = _set_up(task, seed, profile, arguments)
+            self.env, self.seed = _set_up(task, seed, settings)
         self._count_gripper_commands()
-        self.instruction = self._instruction(instructions)
+        self.instruction = self._instruction(settings.instructions)
 
     # -- acting ------------------------------------------------------------------------------------------------------
     def run_chunk(self, actions: Float32[np.ndarray, "A 14"]) -> int:
@@ -106,15 +102,12 @@ class World:
         robot = self.env.robot
         return np.array([*robot.get_left_arm_jointState(), *robot.get_right_arm_jointState()], np.float32)
 
-    def render(self, camera: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-        """RoboTwin's picture of a camera, 240 x 320, or its whole view squeezed into another size."""
+    def render(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
+        """RoboTwin's picture of a camera."""
         cameras = self.env.cameras
         found = {"left_camera": cameras.left_camera, "right_camera": cameras.right_camera}
         found |= dict(zip(cameras.static_camera_name, cameras.static_camera_list, strict=True))
-        height, width = size
         device = found[camera]
-        if (device.height, device.width) != size:
-            _resize(device, width, height)
         self.env.looks = True
         self.env._update_render()
         self.env.looks = False
@@ -144,9 +137,9 @@ class World:
         self.env.close_env()
 
 
-def _set_up(task: RoboTwinTask, seed: int, profile: Profile, arguments: dict[str, Any]) -> tuple[Any, int]:
+def _set_up(task: RoboTwinTask, seed: int, settings: Settings) -> tuple[Any, int]:
     """The task with its objects at rest, and the seed that brought it there."""
-    make = task_class(task, profile)
+    make, arguments = task_class(task, settings), task_arguments(settings)
     unstable = importlib.import_module("robotwin.envs.utils.create_actor").UnStableError
     for number in range(_UNSTABLE_TRIES):
         tried = (seed + number * _STRIDE) % 2**32
@@ -157,13 +150,3 @@ def _set_up(task: RoboTwinTask, seed: int, profile: Profile, arguments: dict[str
         except unstable:
             env.close_env()
     raise SimError(f"{task.name}: the objects do not come to rest with seed {seed} or {_UNSTABLE_TRIES - 1} others; take another seed")
-
-
-def _resize(camera: Any, width: int, height: int) -> None:
-    """Squeeze a camera's view of 4 x 3 into another number of pixels, as resizing its picture would."""
-    fx, fy = camera.fx * width / camera.width, camera.fy * height / camera.height
-    cx, cy = camera.cx * width / camera.width, camera.cy * height / camera.height
-    inner = camera if hasattr(camera, "set_focal_lengths") else camera.camera
-    camera.resize(width, height) if hasattr(camera, "resize") else None
-    inner.set_focal_lengths(fx, fy)
-    inner.set_principal_point(cx, cy)
