@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,14 +27,8 @@ from vla_rl.config import CollectSettings
 from vla_rl.data.dataset import ReadOptions
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.formats import read_episodes
-from vla_rl.data.libero_hdf5 import (
-    episode_names,
-    finished_parts,
-    merge_parts,
-    open_dataset,
-    parts_folder,
-    split_into_parts,
-)
+from vla_rl.data.libero_hdf5 import finished_parts, merge_parts
+from vla_rl.data.resume import finished_episodes
 from vla_rl.progress import Progress
 from vla_rl.sim.base import SimError
 from vla_rl.types import EpisodeSpec
@@ -64,7 +57,7 @@ def collect_demonstrations(settings: CollectSettings, progress: bool = True) -> 
         path = settings.output / f"{find_task(settings.suite, task_id).name}_demo.hdf5"
         collection = Collection.of(settings, task_id)
         files[path] = collection
-        done = _resume(path, collection.to_json(), count)
+        done = finished_episodes(path, collection.to_json(), count)
         job = {"collection": collection.to_json(), "path": str(path), "compression": settings.compression}
         jobs += [job | {"number": number} for number in range(count) if number not in done]
     outcomes = _run(jobs, settings.workers or len(os.sched_getaffinity(0)), count * len(files), progress)
@@ -146,37 +139,6 @@ def _execute(backend: LiberoBackend, spec: EpisodeSpec, demonstration: Demonstra
         except SimError:  # the physics diverged, which ends the episode
             return False, False
     return success, same
-
-
-# -- resuming ----------------------------------------------------------------------------------------------------------
-def _resume(path: Path, collection: str, count: int) -> set[int]:
-    """Numbers of the episodes that are there already; checks that they were made with the same settings."""
-    folder = parts_folder(path)
-    for leftover in folder.glob("*.tmp"):
-        leftover.unlink(missing_ok=True)
-    if path.exists():
-        there = _check(path, path, collection)
-        if there >= count:
-            shutil.rmtree(folder, ignore_errors=True)
-            return set(range(count))
-        split_into_parts(path)
-    for key in finished_parts(path):
-        _check(folder / f"episode_{key:06d}.hdf5", path, collection)
-    return set(finished_parts(path))
-
-
-def _check(file: Path, path: Path, collection: str) -> int:
-    with open_dataset(file) as source:
-        stored = source["data"].attrs.get("collection")
-        if stored is None:
-            raise DatasetError(f"{path} was not made by this collector; choose another folder, or move the file away")
-        if stored != collection:
-            before, now = json.loads(stored), json.loads(collection)
-            changed = ", ".join(
-                f"{name} was {before.get(name)}, is now {now[name]}" for name in now if before.get(name) != now[name]
-            )
-            raise DatasetError(f"{path} holds demonstrations of other settings ({changed}); choose another folder, or delete it")
-        return len(episode_names(source))
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ class _Watched:
     need_topp: bool
     crazy_random_light: bool
     looks = False
+    recorder: Callable[[], None] | None = None
+    """Called where RoboTwin takes a picture of a demonstration."""
 
     def setup_scene(self, **kwargs: Any) -> None:
         super().setup_scene(**{**kwargs, **({} if self.settings.profile.ray_tracing else {"shadow": False})})  # type: ignore[misc]
@@ -112,6 +114,10 @@ class _Watched:
         # RoboTwin's control loops call this at every physics step, though nobody looks before the end of a chunk.
         if self.looks or self.crazy_random_light:
             super()._update_render()  # type: ignore[misc]
+
+    def _take_picture(self, reward: Any = None) -> None:
+        if self.recorder is not None:
+            self.recorder()
 
 
 def _lite_robot() -> type[Any]:
