@@ -46,7 +46,9 @@ def _use(folder: Path, root: Path) -> dict[str, str]:
     if not found:
         raise SimError(f"the packages that were fetched hold no lavapipe for {machine}; {_HELP}")
     record = json.loads(found[0].read_text(encoding="utf-8"))
-    libraries = sorted({str(path.parent) for path in root.glob("**/*.so.*")} | {str(path.parent) for path in root.glob("**/*.so")})
+    libraries = sorted(
+        {str(path.parent) for path in root.glob("**/*.so.*")} | {str(path.parent) for path in root.glob("**/*.so")}
+    )
     driver = next(root.glob(f"**/{Path(record['ICD']['library_path']).name}"))
     record["ICD"]["library_path"] = str(driver)
     named = folder / "lavapipe.json"

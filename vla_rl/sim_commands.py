@@ -22,8 +22,8 @@ def install(name: Name) -> None:
     """Make the interpreter of a simulator, or complete it; it lies in one folder, and nothing of the system changes."""
     from vla_rl.progress import Progress
     from vla_rl.sim.environments import environment_folder
-    from vla_rl.sim.install import num_steps
     from vla_rl.sim.install import install as make
+    from vla_rl.sim.install import num_steps
 
     begin = time.monotonic()
     with Progress(f"install {name}", num_steps(name)) as progress:

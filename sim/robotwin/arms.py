@@ -143,9 +143,7 @@ def write_embodiment(folder: Path) -> dict[str, Any]:
         "move_group": ["fl_link6", "fr_link6"],
         "ee_joints": ["fl_joint6", "fr_joint6"],
         "arm_joints_name": [joint_names("left"), joint_names("right")],
-        "gripper_name": [
-            {"base": f"{prefix}_joint7", "mimic": [[f"{prefix}_joint8", 1.0, 0.0]]} for prefix in ("fl", "fr")
-        ],
+        "gripper_name": [{"base": f"{prefix}_joint7", "mimic": [[f"{prefix}_joint8", 1.0, 0.0]]} for prefix in ("fl", "fr")],
         "gripper_bias": TOOL_LENGTH,
         "gripper_scale": [0.0, FINGER_TRAVEL],
         "homestate": [list(HOME), list(HOME)],

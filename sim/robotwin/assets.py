@@ -66,9 +66,7 @@ def choose_profile(name: str, shader: str, planner: str) -> Profile:
             raise SimError(f"RoboTwin has no {option} {value!r}; choose one of: {', '.join(choices)}")
     missing = [module for module in _NEEDED if importlib.util.find_spec(module) is None]
     if missing:
-        raise SimError(
-            f"this interpreter lacks {', '.join(missing)}; make RoboTwin's own with `vla-rl sim install robotwin`"
-        )
+        raise SimError(f"this interpreter lacks {', '.join(missing)}; make RoboTwin's own with `vla-rl sim install robotwin`")
     root = os.environ.get(ROOT_VARIABLE)
     if name == "auto":
         name = "official" if root else "lite"
@@ -86,9 +84,7 @@ def check_files(task: RoboTwinTask, profile: Profile) -> None:
     objects = _objects_of(task)
     if profile.name == "lite":
         if objects:
-            raise SimError(
-                f"the lite profile cannot run {task.name}: it needs the meshes {', '.join(objects)}; {WHERE_FROM}"
-            )
+            raise SimError(f"the lite profile cannot run {task.name}: it needs the meshes {', '.join(objects)}; {WHERE_FROM}")
         return
     assert profile.root is not None
     assets = profile.root / "assets"

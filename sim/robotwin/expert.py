@@ -64,9 +64,14 @@ def play(job: dict[str, Any]) -> dict[str, Any]:
             world.env.play_once()
         recorder()
         solved = bool(world.env.plan_success and world.env.check_success())
-        reply = {"solved": solved and world.seed == job["seed"], "instruction": world.instruction}
+        reply = {
+            "solved": solved and world.seed == job["seed"],
+            "instruction": world.instruction,
+            "profile": settings.profile.name,
+            "comparable": settings.profile.published,
+        }
         if job.get("path") and reply["solved"]:
-            arrays = {f"image {camera}": np.stack(frames) for camera, frames in recorder.images.items()}
+            arrays: dict[str, Any] = {f"image {camera}": np.stack(frames) for camera, frames in recorder.images.items()}
             np.savez(job["path"], states=np.stack(recorder.states), **arrays)
         return reply
     finally:

@@ -92,7 +92,7 @@ class _Watched:
 
     def load_camera(self, **kwargs: Any) -> None:
         """With the wanted number of pixels: always the whole view of 4 x 3, squeezed or stretched as a resized picture is."""
-        module = importlib.import_module("robotwin.envs.camera.camera")
+        module: Any = importlib.import_module("robotwin.envs.camera.camera")
         height, width = self.settings.frame_size
         load = module.load_task_config
 

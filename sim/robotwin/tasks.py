@@ -80,7 +80,9 @@ class RoboTwinTask:
 def suite_tasks(suite: str) -> list[RoboTwinTask]:
     """All tasks, by id. Raises `SimError` for a suite that is not RoboTwin's."""
     if suite != SUITE:
-        raise SimError(f"RoboTwin has the one suite {SUITE!r}, not {suite!r}; its {len(STEP_LIMITS)} tasks are told apart by task_ids")
+        raise SimError(
+            f"RoboTwin has the one suite {SUITE!r}, not {suite!r}; its {len(STEP_LIMITS)} tasks are told apart by task_ids"
+        )
     return [RoboTwinTask(number, name) for number, name in enumerate(STEP_LIMITS)]
 
 

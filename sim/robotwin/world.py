@@ -149,4 +149,4 @@ def _set_up(task: RoboTwinTask, seed: int, settings: Settings) -> tuple[Any, int
             return env, tried
         except unstable:
             env.close_env()
-    raise SimError(f"{task.name}: the objects do not come to rest with seed {seed} or {_UNSTABLE_TRIES - 1} others; take another seed")
+    raise SimError(f"{task.name}: the objects do not come to rest with seed {seed} or {_UNSTABLE_TRIES - 1} others; take another")

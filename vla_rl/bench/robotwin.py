@@ -138,11 +138,11 @@ def targets(settings: Settings, found: Sequence[Measurement]) -> list[Target]:
     per_env = [seconds / rows for seconds in one.round_seconds]
     gains = [a / b for a, b in zip(one.round_seconds, most.round_seconds, strict=True)]
     wanted = [
-        Target("reset of one environment", "<", 1.0, "s", Spread.of(one.reset_seconds)),
-        Target("chunk and pictures, an environment", "<", 0.7, "s", Spread.of(per_env)),
+        Target("reset of one environment", "<", 1.0, Spread.of(one.reset_seconds), "s"),
+        Target("chunk and pictures, an environment", "<", 0.7, Spread.of(per_env), "s"),
     ]
     if len(found) > 1:
-        wanted.append(Target(f"{most.num_workers} processes over one", ">=", 1.5, "x", Spread.of(gains)))
+        wanted.append(Target(f"{most.num_workers} processes over one", ">=", 1.5, Spread.of(gains), "x"))
     return wanted
 
 
