@@ -200,6 +200,16 @@ class SimPool:
         self._supervisor.forget(rows)
         return self._observation()
 
+    def release(self, rows: Sequence[int]) -> None:
+        """Give up the episodes in these rows; nothing runs there until the next reset."""
+        for row in rows:
+            self._episodes[self._check_row(row)] = None
+        self._supervisor.forget(rows)
+
+    def observation(self) -> Observation:
+        """What was last seen in all B rows; zeros where nothing was."""
+        return self._observation()
+
     def close(self) -> None:
         """End the workers; a second call does nothing."""
         self._is_closed = True

@@ -44,3 +44,22 @@ def remove(name: Name) -> None:
     recipe_of(name)
     done = "removed" if delete(name) else "there is no"
     Console(highlight=False).print(f"{done} {environment_folder(name)}", soft_wrap=True)
+
+
+@app.command()
+def seeds(
+    name: Annotated[str, typer.Argument(help="robotwin")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="task_ids=[45] count=100 profile=lite; by default the mesh-free tasks."),
+    ] = None,
+) -> None:
+    """Look for initial states that the scripted expert solves, and keep them; a stopped search goes on where it was."""
+    from vla_rl.config import ConfigError
+    from vla_rl.config_files import load_section
+    from vla_rl.sim.robotwin.seed_search import SeedSearch, search
+
+    if name != "robotwin":
+        raise ConfigError(f"initial states of {name} ship with it; only RoboTwin's are looked for")
+    for task, count in search(load_section(SeedSearch, None, words or [])):
+        Console(highlight=False).print(f"{task.name}: {count} initial states", soft_wrap=True)

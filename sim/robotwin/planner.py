@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import toppra
 from jaxtyping import Float64
 from scipy.spatial.transform import Rotation, Slerp
 
@@ -137,6 +136,8 @@ def _timed(path: Float64[np.ndarray, "K 6"]) -> dict[str, Any]:
     """The fastest motion along a path within the limits."""
     if np.abs(path - path[0]).max() < 1e-4:
         return {"status": "Success", "position": path[-1:], "velocity": np.zeros((1, 6))}
+    import toppra  # in RoboTwin's interpreter alone
+
     lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1) + 1e-6)])
     spline = toppra.SplineInterpolator(lengths / lengths[-1], path)
     limits = [

@@ -47,12 +47,10 @@ def cache_path(task: RoboTwinTask, profile: Profile) -> Path:
     return cache_folder() / "robotwin_seeds" / f"{task.name}_{profile.name}_{profile.planner}.json"
 
 
-def search_seeds(
-    task: RoboTwinTask, profile: Profile, count: int, solves: Callable[[int], bool], on_seed: Callable[[int, int], None]
-) -> list[int]:
+def search_seeds(task: RoboTwinTask, profile: Profile, count: int, solves: Callable[[int], bool]) -> list[int]:
     """Have `solves(seed)` try seeds until `count` are known, and keep them after each; continues where it stopped.
 
-    `on_seed(tried, solved)` is called after each. Raises `SimError` where a hundred seeds in a row fail.
+    Raises `SimError` where a hundred seeds in a row fail.
     """
     path = cache_path(task, profile)
     if path.exists():
@@ -71,7 +69,6 @@ def search_seeds(
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(record), encoding="utf-8")
         os.replace(partial, path)
-        on_seed(seed - FIRST_SEED + 1, len(record["solved"]))
     return list(record["solved"])
 
 
