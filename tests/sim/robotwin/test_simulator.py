@@ -18,7 +18,6 @@ from vla_rl.collect import collect_demonstrations, replay
 from vla_rl.config import CollectSettings
 from vla_rl.data.libero_hdf5 import read_demonstrations
 from vla_rl.policies.openvla import ActionStatistics, build_policy
-from vla_rl.rollout.collector import collect
 from vla_rl.sim import EpisodeSpec, SimError, make_sim
 from vla_rl.sim.conformance import CHECKS, Case, check_end_of_episode
 from vla_rl.sim.environments import find_environment
@@ -142,7 +141,7 @@ def test_one_policy_acts_in_libero_and_robotwin() -> None:
         policy = build_policy(
             "tiny",
             cameras=sim.cameras,
-            chunk_length=100,
+            chunk_length=10,
             action_dim=14,
             proprio_dim=14,
             instructions=["stack the blocks"],
@@ -150,12 +149,22 @@ def test_one_policy_acts_in_libero_and_robotwin() -> None:
             seed=0,
         )
         specs = [EpisodeSpec("robotwin", STACK, seed=1), EpisodeSpec("libero_object", 0, init_state_id=0)]
-        found = collect(sim, policy, [*specs, specs[0]], temperature=1.0, generator=torch.Generator().manual_seed(0))
+        observation = sim.reset(specs)
+        for _ in range(2):
+            actions = policy.act(observation, 1.0, torch.Generator().manual_seed(0)).actions
+            turn = sim.step_chunk(actions)
+            observation = turn.observation
+        state = sim.save_state(1)
+        swapped = sim.reset([specs[1]], [0])
+        again = sim.step_chunk(actions)
     finally:
         sim.close()
-    assert [trajectory.num_actions for trajectory in found] == [800, 280, 800]  # their time limits
-    assert [trajectory.spec.suite for trajectory in found] == ["robotwin", "libero_object", "robotwin"]
-    assert not found[1].proprio[:, 8:].any() and found[0].proprio[:, 8:].any()
+    assert turn.executed.all() and not turn.finished.any() and not turn.errors and state
+    assert "block" in observation.instruction[0] and "block" not in observation.instruction[1]
+    assert observation.proprio[0, 8:].any() and not observation.proprio[1, 8:].any()
+    # Row 0 is LIBERO's now, and its first observation is the one that row 1 began with.
+    assert not swapped.proprio[0, 8:].any() and swapped.instruction[0] == swapped.instruction[1]
+    assert again.executed.all() and not again.errors
 
 
 def test_the_tables_are_the_runtimes() -> None:
