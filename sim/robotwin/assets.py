@@ -79,6 +79,13 @@ def choose_profile(name: str, shader: str, planner: str) -> Profile:
     return Profile("official", Path(root).expanduser().resolve(), shader != "raster", planner)
 
 
+def score_note(profile: str, shader: str) -> str:
+    """What must stand beside every score under these options; empty where it may be compared with published ones."""
+    if profile == "lite" or (profile == "auto" and not os.environ.get(ROOT_VARIABLE)):
+        return "lite profile (substitute arms, pictures and expert): not comparable with published RoboTwin scores"
+    return "raster pictures: not comparable with published RoboTwin scores" if shader == "raster" else ""
+
+
 def check_files(task: RoboTwinTask, profile: Profile) -> None:
     """Raises `SimError`, in one line, where files that a task needs are missing."""
     objects = _objects_of(task)

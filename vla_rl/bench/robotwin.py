@@ -17,10 +17,12 @@ from rich.table import Table
 from vla_rl.bench.output import target_table
 from vla_rl.bench.process_tree import memory_mib
 from vla_rl.bench.spread import Spread, Target
+from vla_rl.collect_robotwin import scene_options
 from vla_rl.config import Config, ConfigError
 from vla_rl.config_files import load_config
 from vla_rl.progress import Progress
 from vla_rl.sim.registry import make_sim
+from vla_rl.sim.robotwin.assets import score_note
 from vla_rl.sim.robotwin.tasks import SUITE, find_task
 from vla_rl.types import EpisodeSpec
 
@@ -72,7 +74,9 @@ class Settings:
     @property
     def title(self) -> str:
         task = find_task(self.config.task.suite, self.config.task.task_ids[0])
-        return f"RoboTwin {task.name}, {self.config.sim.num_envs} environments, chunks of {self.config.policy.chunk_length}"
+        note = score_note(self.config.sim.robotwin.profile, self.config.sim.robotwin.shader)
+        what = f"RoboTwin {task.name}, {self.config.sim.num_envs} environments, chunks of {self.config.policy.chunk_length}"
+        return f"{what}; {note}" if note else what
 
 
 def measure(settings: Settings) -> list[Measurement]:
@@ -95,6 +99,8 @@ def _measure(settings: Settings, workers: int, progress: Progress) -> Measuremen
         cameras=config.sim.cameras,
         image_size=config.sim.image_size,
         python=config.sim.python,
+        control=config.sim.robotwin.control,
+        **scene_options(config.sim.robotwin),
     )
     try:
         started = time.perf_counter()
@@ -133,7 +139,7 @@ def _gentle_actions(proprio: np.ndarray, length: int, seed: int) -> np.ndarray:
 
 
 def targets(settings: Settings, found: Sequence[Measurement]) -> list[Target]:
-    """What issue-free use asks for, on two cores."""
+    """What two cores should reach."""
     one, most, rows = found[0], found[-1], settings.config.sim.num_envs
     per_env = [seconds / rows for seconds in one.round_seconds]
     gains = [a / b for a, b in zip(one.round_seconds, most.round_seconds, strict=True)]

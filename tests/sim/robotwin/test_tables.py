@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from vla_rl.sim import SimError
 from vla_rl.sim.robotwin.arms import HOME, joint_names, urdf
-from vla_rl.sim.robotwin.assets import Profile
+from vla_rl.sim.robotwin.assets import Profile, score_note
 from vla_rl.sim.robotwin.planner import Reach
 from vla_rl.sim.robotwin.seeds import find_seed, known_seeds, search_seeds
 from vla_rl.sim.robotwin.tasks import MESH_FREE, STEP_LIMITS, find_task, suite_tasks, task_named
@@ -86,3 +86,9 @@ def test_inverse_kinematics_finds_a_pose_and_says_where_there_is_none() -> None:
     there, turned, _ = reach.forward(found)
     assert np.linalg.norm(there - position) < 5e-4 and (turned * rotation.inv()).magnitude() < 5e-3
     assert reach.solve(position + np.array([0.0, 2.0, 0.0]), rotation, np.array(HOME)) is None
+
+
+def test_scores_say_what_they_may_be_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "not comparable" in score_note("auto", "auto") and "not comparable" in score_note("lite", "ray_tracing")
+    monkeypatch.setenv("ROBOTWIN_ASSETS_ROOT", "/assets")
+    assert score_note("auto", "auto") == "" and "not comparable" in score_note("official", "raster")
