@@ -97,7 +97,7 @@ class Backend(Protocol):
     def step(self, slot: int, action: Float32[np.ndarray, "D"]) -> StepResult: ...
 
     # A backend whose chunk is more than its actions one by one also has
-    #     step_chunk(slot, actions: Float32[np.ndarray, "A D"]) -> list[StepResult]
+    #     step_chunk(slot, actions: Float32[np.ndarray, "A D"]) -> Iterable[StepResult]
     # with the outcomes of the actions that ran; the worker then calls that instead. One whose `load_state` runs the episode
     # again has `loads_by_replay = True`; then rows change their worker at a reset alone.
 

@@ -6,7 +6,7 @@ Legend: A actions of a chunk, H x W image size, 14 = see `world`.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -89,20 +89,21 @@ class RoboTwinBackend:
 
     def step(self, slot: int, action: Float32[np.ndarray, "14"]) -> StepResult:
         """A chunk of one action."""
-        return self.step_chunk(slot, action[None])[-1]
+        return next(iter(self.step_chunk(slot, action[None])))
 
-    def step_chunk(self, slot: int, actions: Float32[np.ndarray, "A 14"]) -> list[StepResult]:
+    def step_chunk(self, slot: int, actions: Float32[np.ndarray, "A 14"]) -> Iterator[StepResult]:
         """Outcomes of the actions that ran: reward 1 and the end of the task at success, as RoboTwin judges it."""
         world = self.world(slot)
         if self._control == "chunk":
             executed = world.run_chunk(actions)
-        else:
-            executed = 0
-            while executed < len(actions) and not world.success:
-                world.run_action(actions[executed])
-                executed += 1
-        last = StepResult(reward=float(world.success), success=world.success, terminated=world.success)
-        return [StepResult(reward=0.0, success=False, terminated=False)] * (executed - 1) + [last]
+            yield from [_outcome(False)] * (executed - 1)
+            yield _outcome(world.success)
+            return
+        for action in actions:
+            world.run_action(action)
+            yield _outcome(world.success)
+            if world.success:
+                return
 
     def proprio(self, slot: int) -> Float32[np.ndarray, "14"]:
         return self.world(slot).proprio()
@@ -171,3 +172,7 @@ class RoboTwinBackend:
             "task_config": self.settings.task_config,
             "instructions": self.settings.instructions,
         }
+
+
+def _outcome(success: bool) -> StepResult:
+    return StepResult(reward=float(success), success=success, terminated=success)

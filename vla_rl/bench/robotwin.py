@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from vla_rl.bench.output import target_table
-from vla_rl.bench.process_tree import memory_mib
+from vla_rl.bench.process_tree import cpu_seconds, memory_mib
 from vla_rl.bench.spread import Spread, Target
 from vla_rl.collect_robotwin import scene_options
 from vla_rl.config import Config, ConfigError
@@ -51,6 +51,8 @@ class Measurement:
     """Of single environments, pictures included."""
     round_seconds: list[float]
     """Of a chunk in all rows, pictures included."""
+    cpu_seconds: float
+    """CPU time of a chunk in one row, of all processes: does not depend on what else runs."""
     mib: float | None
     """Of all worker processes."""
 
@@ -112,17 +114,20 @@ def _measure(settings: Settings, workers: int, progress: Progress) -> Measuremen
             before = time.perf_counter()
             observation = sim.reset([EpisodeSpec(suite, task_id, seed=100 + number)], [number % rows])
             resets.append(time.perf_counter() - before)
+        cpu = cpu_seconds(os.getpid())
         for number in range(settings.repeats):
             actions = _gentle_actions(observation.proprio, config.policy.chunk_length, number)
             before = time.perf_counter()
             observation = sim.step_chunk(actions).observation
             rounds.append(time.perf_counter() - before)
+        cpu = (cpu_seconds(os.getpid()) - cpu) / (settings.repeats * rows)
         mib = memory_mib(os.getpid())
         own = memory_of_this_process()
         progress.advance(f"{workers} processes measured")
     finally:
         sim.close()
-    return Measurement(workers, started - begin, first - started, resets, rounds, None if mib is None else mib - own)
+    memory = None if mib is None else mib - own
+    return Measurement(workers, started - begin, first - started, resets, rounds, cpu, memory)
 
 
 def memory_of_this_process() -> float:
@@ -154,7 +159,7 @@ def targets(settings: Settings, found: Sequence[Measurement]) -> list[Target]:
 
 def tables(settings: Settings, found: Sequence[Measurement]) -> list[Table]:
     table = Table(title=settings.title)
-    for heading in ("processes", "start, s", "first reset of all, s", "reset, s", "chunk of all, s", "MiB"):
+    for heading in ("processes", "start, s", "first reset of all, s", "reset, s", "chunk of all, s", "CPU s a chunk", "MiB"):
         table.add_column(heading, justify="right")
     for one in found:
         table.add_row(
@@ -163,6 +168,7 @@ def tables(settings: Settings, found: Sequence[Measurement]) -> list[Table]:
             f"{one.first_reset_seconds:.1f}",
             Spread.of(one.reset_seconds).text(),
             Spread.of(one.round_seconds).text(),
+            f"{one.cpu_seconds:.2f}",
             "-" if one.mib is None else f"{one.mib:.0f}",
         )
     return [table, target_table(targets(settings, found))]
