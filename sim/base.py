@@ -26,7 +26,8 @@ class VectorSim(Protocol):
     action_dim: int
     proprio_dim: int
     cameras: tuple[str, ...]
-    image_size: int
+    image_size: int | tuple[int, int]
+    """Side of square frames, or height and width, px."""
     frames_rendered: int
     """Camera frames rendered so far, over all environments and cameras."""
     timings: Mapping[str, float]
@@ -94,6 +95,11 @@ class Backend(Protocol):
         ...
 
     def step(self, slot: int, action: Float32[np.ndarray, "D"]) -> StepResult: ...
+
+    # A backend whose chunk is more than its actions one by one also has
+    #     step_chunk(slot, actions: Float32[np.ndarray, "A D"]) -> Iterable[StepResult]
+    # with the outcomes of the actions that ran; the worker then calls that instead. One whose `load_state` runs the episode
+    # again has `loads_by_replay = True`; then rows change their worker at a reset alone.
 
     def proprio(self, slot: int) -> Float32[np.ndarray, "P"]: ...
 

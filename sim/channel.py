@@ -48,6 +48,11 @@ def decode(buffer: bytearray) -> list[Message]:
     return messages
 
 
+def frame_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a frame: of a square one by its side, else as given."""
+    return (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+
+
 class BlockingChannel:
     """The worker's end: one message at a time, waiting for the parent as long as it lives."""
 
@@ -130,13 +135,13 @@ class SharedArrays:
         num_workers: int,
         num_envs: int,
         cameras: Sequence[str],
-        image_size: int,
+        image_size: int | Sequence[int],
         proprio_dim: int = 0,
         action_dim: int = 0,
         chunk_length: int = 0,
     ) -> None:
         self.chunk_length = chunk_length
-        image_shape = (num_envs, image_size, image_size, 3)
+        image_shape = (num_envs, *frame_size(image_size), 3)
         shapes: dict[str, tuple[tuple[int, ...], type]] = {
             "heartbeats": ((num_workers,), np.int64),
             "patience": ((num_workers,), np.float64),

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from vla_rl.sim.base import SimError, VectorSim
+from vla_rl.sim.channel import frame_size
 from vla_rl.types import EpisodeSpec, Observation, Turn
 
 MakeSim = Callable[[int, int], VectorSim]
@@ -262,7 +263,7 @@ def _play(case: Case, sim: VectorSim, episodes: Iterable[int]) -> list[Turn]:
 def _check_observation(sim: VectorSim, observation: Observation, started: int) -> None:
     _require_equal(tuple(observation.images), tuple(sim.cameras), "cameras of the observation")
     for camera, frames in observation.images.items():
-        wanted = ((sim.num_envs, sim.image_size, sim.image_size, 3), np.dtype(np.uint8))
+        wanted = ((sim.num_envs, *frame_size(sim.image_size), 3), np.dtype(np.uint8))
         _require_equal((frames.shape, frames.dtype), wanted, f"shape and dtype of camera {camera}")
         for row in range(started):
             _require(bool(np.ptp(frames[row])), f"camera {camera} of row {row} shows a single colour")

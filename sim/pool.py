@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from vla_rl.sim.base import SimError
-from vla_rl.sim.channel import Message
+from vla_rl.sim.channel import Message, frame_size
 from vla_rl.sim.episode import Episode, plain_spec
 from vla_rl.sim.pool_options import PoolOptions, lay_out_workers
 from vla_rl.sim.supervisor import Supervisor
@@ -45,14 +45,14 @@ class SimPool:
         num_envs: int,
         num_workers: int | None = None,
         cameras: tuple[str, ...] = ("agentview",),
-        image_size: int = 128,
+        image_size: int | Sequence[int] = 128,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         own, backend_options = PoolOptions.split(options or {})
         cores = sorted(os.sched_getaffinity(0))
         self.num_envs = _positive(num_envs, "num_envs")
         self.num_workers = min(_positive(len(cores) if num_workers is None else num_workers, "num_workers"), self.num_envs)
-        self.image_size = _positive(image_size, "image_size")
+        self.image_size = _image_size(image_size)
         self.cameras = tuple(cameras)
         if len(set(self.cameras)) < len(self.cameras):
             raise SimError(f"each camera may be named once, not {list(self.cameras)}")
@@ -88,7 +88,7 @@ class SimPool:
         self.action_dim = self._supervisor.sizes["action_dim"]
         self.proprio_dim = self._supervisor.sizes["proprio_dim"]
         self._supervisor.map_chunk(_FIRST_CHUNK_LENGTH)
-        shape = (self.num_envs, self.image_size, self.image_size, 3)
+        shape = (self.num_envs, *frame_size(self.image_size), 3)
         self._images = {camera: np.zeros(shape, np.uint8) for camera in self.cameras}
         self._proprio = np.zeros((self.num_envs, self.proprio_dim), np.float32)
 
@@ -200,6 +200,16 @@ class SimPool:
         self._supervisor.forget(rows)
         return self._observation()
 
+    def release(self, rows: Sequence[int]) -> None:
+        """Give up the episodes in these rows; nothing runs there until the next reset."""
+        for row in rows:
+            self._episodes[self._check_row(row)] = None
+        self._supervisor.forget(rows)
+
+    def observation(self) -> Observation:
+        """What was last seen in all B rows; zeros where nothing was."""
+        return self._observation()
+
     def close(self) -> None:
         """End the workers; a second call does nothing."""
         self._is_closed = True
@@ -305,6 +315,15 @@ class SimPool:
             value = actions[live[i], step, dim]
             raise SimError(f"environment {live[i]}: action {step} of the chunk is {value} in dimension {dim}; no row has moved")
         return actions
+
+
+def _image_size(value: int | Sequence[int]) -> int | tuple[int, int]:
+    """A side, or a height and a width."""
+    if not isinstance(value, Sequence):
+        return _positive(value, "image_size")
+    if len(value) != 2:
+        raise SimError(f"image_size is the side of a square or a height and a width, not {list(value)!r}")
+    return _positive(value[0], "image_size"), _positive(value[1], "image_size")
 
 
 def _positive(value: int, name: str) -> int:

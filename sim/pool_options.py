@@ -6,11 +6,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import vla_rl
 from vla_rl.sim.base import SimError
+from vla_rl.sim.environments import package_path
 from vla_rl.sim.placement import place
 from vla_rl.sim.worker_process import WorkerProcess
 
@@ -20,7 +19,7 @@ class PoolOptions:
     """Options of `make_sim` that are the pool's own; all others go to the backend."""
 
     python: str = sys.executable
-    """Interpreter of the workers; another one needs this package (without its dependencies), numpy, msgpack and jaxtyping."""
+    """Interpreter of the workers; another one needs numpy, msgpack, jaxtyping and what the simulator needs."""
     hang_timeout: float = 120.0
     """s without a control step or frame until a worker is killed and replaced."""
     reset_timeout: float | None = None
@@ -63,11 +62,10 @@ def lay_out_workers(num_envs: int, num_workers: int, options: PoolOptions, cores
 
 def _environment(options: PoolOptions) -> dict[str, str]:
     variables = {"MUJOCO_GL": "egl", **os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
-    home = str(Path(vla_rl.__file__).parents[1])
     if options.python == sys.executable:
         # As the parent imports, so does the worker: also from folders that were put on the path by hand.
         variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    elif Path(home).name not in ("site-packages", "dist-packages"):
-        # From a checkout; a packages folder of this interpreter would hide those of the other one.
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    else:
+        # Not what is on our path: a packages folder of this interpreter would hide those of the other one.
+        variables["PYTHONPATH"] = package_path()
     return {**variables, **(options.environment or {})}

@@ -34,6 +34,7 @@ class Supervisor:
         self.settings, self.workers = settings, workers
         self.sizes: dict[str, Any] = {}
         self._has_started = False
+        self._loads_by_replay = False
         self._on_reply: Callable[[Command, Message], None] | None = None
         self._memory_fd = os.memfd_create("vla_rl_sim", os.MFD_CLOEXEC)
         self.arrays = SharedArrays(self._memory_fd, **settings.shape)
@@ -101,7 +102,8 @@ class Supervisor:
         home = {row: number for number, worker in enumerate(workers) for row in worker.slots}
         places = [home[command.row] for command in commands]
         times = [command.cost.seconds for command in commands if command.cost.seconds is not None]
-        if times:
+        may_move = not self._loads_by_replay or all(command.op == "reset" for command in commands)
+        if times and may_move:
             usual = sum(times) / len(times)
             places = rebalance(places, [[c.cost.in_worker(worker, usual) for worker in workers] for c in commands])
         for command, place in zip(commands, places, strict=True):
@@ -188,6 +190,7 @@ class Supervisor:
             self._survive_death(worker, f"cannot {done} ({message['message']}):\n{message['error']}")
         elif done == "start":
             self.sizes = {"action_dim": message["action_dim"], "proprio_dim": message["proprio_dim"]}
+            self._loads_by_replay = message["loads_by_replay"]
 
     def _answer(self, command: Command, message: Message) -> None:
         assert self._on_reply is not None

@@ -18,12 +18,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
-from vla_rl.sim.base import Backend, SimError
+from vla_rl.sim.base import Backend, SimError, StepResult
 from vla_rl.sim.channel import BlockingChannel, Message, SharedArrays
 from vla_rl.types import EpisodeSpec
 
@@ -105,7 +106,11 @@ class Worker:
                 image_size=self._shape["image_size"],
                 **message["options"],
             )
-        return {"action_dim": int(self._backend.action_dim), "proprio_dim": int(self._backend.proprio_dim)}
+        return {
+            "action_dim": int(self._backend.action_dim),
+            "proprio_dim": int(self._backend.proprio_dim),
+            "loads_by_replay": bool(getattr(self._backend, "loads_by_replay", False)),
+        }
 
     def _map(self, message: Message) -> Message:
         self._arrays = SharedArrays(self._memory_fd, **self._shape, **message["sizes"])
@@ -155,10 +160,9 @@ class Worker:
         rewards[:] = 0
         executed, success, terminated = 0, False, False
         with self._timed("simulation"):
-            for i in range(min(length, message["budget"])):
-                result = backend.step(slot, self._arrays.actions[row, i].copy())
+            for result in self._outcomes(backend, slot, self._arrays.actions[row, : min(length, message["budget"])].copy()):
                 self._heartbeat.beat()
-                rewards[i] = result.reward
+                rewards[executed] = result.reward
                 executed += 1
                 success = bool(result.success)
                 terminated = success or bool(result.terminated)
@@ -175,6 +179,11 @@ class Worker:
             "terminated": terminated,
             "state": bytes(backend.save_state(slot)),
         }
+
+    @staticmethod
+    def _outcomes(backend: Backend, slot: int, actions: Float32[np.ndarray, "A D"]) -> Iterable[StepResult]:
+        run_chunk = getattr(backend, "step_chunk", None)
+        return (backend.step(slot, action) for action in actions) if run_chunk is None else run_chunk(slot, actions)
 
     def _of(self, message: Message) -> tuple[Backend, int]:
         assert self._backend is not None

@@ -59,7 +59,7 @@ class WorkerSettings:
 
     backend: str
     cameras: tuple[str, ...]
-    image_size: int
+    image_size: int | tuple[int, int]
     num_envs: int
     num_workers: int
     options: Mapping[str, Any]
@@ -75,7 +75,7 @@ class WorkerSettings:
             "num_workers": self.num_workers,
             "num_envs": self.num_envs,
             "cameras": list(self.cameras),
-            "image_size": self.image_size,
+            "image_size": self.image_size if isinstance(self.image_size, int) else list(self.image_size),
         }
 
 

@@ -26,7 +26,12 @@ def bench_sim(
     peer_envs: Annotated[int | None, typer.Option(min=1, help="Environments of LIBERO and RLinf, 1.8 GiB each.")] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
 ) -> None:
-    """Env-steps/s, resets and memory of the simulator, beside LIBERO's, RLinf's and robosuite's own."""
+    """Env-steps/s, resets and memory of the simulator, beside LIBERO's, RLinf's and robosuite's own.
+
+    With sim.name=robotwin: resets, chunks and memory, with one process and with one a core.
+    """
+    if "sim.name=robotwin" in (overrides or []):
+        return _bench_robotwin(overrides or [], json_path, as_markdown)
     from vla_rl.bench import sim, sim_report
     from vla_rl.bench.output import save, show
     from vla_rl.bench.sim_settings import SimSettings
@@ -38,6 +43,15 @@ def bench_sim(
 
     found = sim.measure(settings, seconds, repeats, sim.PEERS if peers else (), scaling, peer_envs, keep)
     show(sim_report.tables(found), sim_report.to_dict(found), json_path, as_markdown)
+
+
+def _bench_robotwin(overrides: list[str], json_path: str | None, as_markdown: bool) -> None:
+    from vla_rl.bench import robotwin
+    from vla_rl.bench.output import show
+
+    settings = robotwin.Settings.from_overrides(overrides)
+    found = robotwin.measure(settings)
+    show(robotwin.tables(settings, found), robotwin.to_dict(settings, found), json_path, as_markdown)
 
 
 @app.command("fidelity")

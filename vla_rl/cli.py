@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vla_rl import bench_commands, data_commands, model_commands, robot_commands
+from vla_rl import bench_commands, data_commands, model_commands, robot_commands, sim_commands
 from vla_rl.command_words import Words, split
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ app.add_typer(bench_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(model_commands.app)
 app.add_typer(robot_commands.app)
+app.add_typer(sim_commands.app)
 
 
 def _load(words: list[str] | None) -> tuple[Config, Path | None]:

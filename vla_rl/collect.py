@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,21 +23,20 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from vla_rl.config import CollectSettings
+from vla_rl.config import CollectSettings, RoboTwinOptions
 from vla_rl.data.dataset import ReadOptions
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.formats import read_episodes
-from vla_rl.data.libero_hdf5 import (
-    episode_names,
-    finished_parts,
-    merge_parts,
-    open_dataset,
-    parts_folder,
-    split_into_parts,
-)
+from vla_rl.data.libero_hdf5 import finished_parts, merge_parts
+from vla_rl.data.resume import finished_episodes
 from vla_rl.progress import Progress
-from vla_rl.sim.base import SimError
+from vla_rl.sim.base import SimError, VectorSim
+from vla_rl.sim.registry import make_sim
+from vla_rl.sim.robotwin.tasks import SUITE as ROBOTWIN_SUITE
 from vla_rl.types import EpisodeSpec
+
+REPLAY_CHUNK = 25
+"""Actions that RoboTwin executes as one trajectory when they are replayed, as in SimpleVLA-RL."""
 
 if TYPE_CHECKING:
     from vla_rl.collect_worker import Collection
@@ -52,6 +50,12 @@ def collect_demonstrations(settings: CollectSettings, progress: bool = True) -> 
     expert does not know, `DatasetError` when the folder holds data of other settings, cannot be written, or the expert
     fails again and again.
     """
+    if settings.suite == ROBOTWIN_SUITE:
+        from vla_rl.collect_robotwin import collect_robotwin
+
+        return collect_robotwin(settings, progress)
+    if settings.python is not None:
+        raise SimError("LIBERO's expert runs in our interpreter; leave python= out")
     from vla_rl.collect_worker import Collection
     from vla_rl.sim.libero.pictures import check_pictures
     from vla_rl.sim.libero.tasks import find_task, suite_tasks
@@ -64,7 +68,7 @@ def collect_demonstrations(settings: CollectSettings, progress: bool = True) -> 
         path = settings.output / f"{find_task(settings.suite, task_id).name}_demo.hdf5"
         collection = Collection.of(settings, task_id)
         files[path] = collection
-        done = _resume(path, collection.to_json(), count)
+        done = finished_episodes(path, collection.to_json(), count)
         job = {"collection": collection.to_json(), "path": str(path), "compression": settings.compression}
         jobs += [job | {"number": number} for number in range(count) if number not in done]
     outcomes = _run(jobs, settings.workers or len(os.sched_getaffinity(0)), count * len(files), progress)
@@ -111,11 +115,18 @@ def replay(path: Path, limit: int | None = None) -> ReplayReport:
     successes = compared = exact = episodes = 0
     failed = []
     backends: dict[str, LiberoBackend] = {}
+    bimanual: VectorSim | None = None
     try:
         for number, (_, demonstration) in enumerate(read_episodes(path, ReadOptions(cameras=(), limit=limit))):
             if demonstration.spec is None:
                 raise DatasetError(f"{path}, episode {number} holds no episode spec: only demonstrations of ours can be replayed")
             if not demonstration.success:
+                continue
+            if demonstration.is_bimanual:
+                bimanual = bimanual or _bimanual_sim(demonstration)
+                success = _execute_chunks(bimanual, demonstration.spec, demonstration)
+                episodes, successes = episodes + 1, successes + success
+                failed += [] if success else [f"episode {number} ({demonstration.spec})"]
                 continue
             controller = str(demonstration.provenance.get("controller", "exact"))
             if controller not in backends:
@@ -128,6 +139,8 @@ def replay(path: Path, limit: int | None = None) -> ReplayReport:
     finally:
         for backend in backends.values():
             backend.close()
+        if bimanual is not None:
+            bimanual.close()
     if episodes == 0:
         raise DatasetError(f"{path} holds no successful episode to replay")
     return ReplayReport(episodes, successes, compared, exact, tuple(failed))
@@ -148,35 +161,22 @@ def _execute(backend: LiberoBackend, spec: EpisodeSpec, demonstration: Demonstra
     return success, same
 
 
-# -- resuming ----------------------------------------------------------------------------------------------------------
-def _resume(path: Path, collection: str, count: int) -> set[int]:
-    """Numbers of the episodes that are there already; checks that they were made with the same settings."""
-    folder = parts_folder(path)
-    for leftover in folder.glob("*.tmp"):
-        leftover.unlink(missing_ok=True)
-    if path.exists():
-        there = _check(path, path, collection)
-        if there >= count:
-            shutil.rmtree(folder, ignore_errors=True)
-            return set(range(count))
-        split_into_parts(path)
-    for key in finished_parts(path):
-        _check(folder / f"episode_{key:06d}.hdf5", path, collection)
-    return set(finished_parts(path))
+def _bimanual_sim(demonstration: Demonstration) -> VectorSim:
+    known = RoboTwinOptions.model_fields
+    options = {name: value for name, value in demonstration.provenance.items() if name in known}
+    return make_sim("robotwin", num_envs=1, num_workers=1, cameras=(), **options)
 
 
-def _check(file: Path, path: Path, collection: str) -> int:
-    with open_dataset(file) as source:
-        stored = source["data"].attrs.get("collection")
-        if stored is None:
-            raise DatasetError(f"{path} was not made by this collector; choose another folder, or move the file away")
-        if stored != collection:
-            before, now = json.loads(stored), json.loads(collection)
-            changed = ", ".join(
-                f"{name} was {before.get(name)}, is now {now[name]}" for name in now if before.get(name) != now[name]
-            )
-            raise DatasetError(f"{path} holds demonstrations of other settings ({changed}); choose another folder, or delete it")
-        return len(episode_names(source))
+def _execute_chunks(sim: VectorSim, spec: EpisodeSpec, demonstration: Demonstration) -> bool:
+    """Whether RoboTwin's chunks of stored actions succeed: its trajectories are planned a chunk at a time."""
+    sim.reset([spec])
+    for start in range(0, len(demonstration), REPLAY_CHUNK):
+        turn = sim.step_chunk(demonstration.actions[None, start : start + REPLAY_CHUNK])
+        for error in turn.errors.values():
+            raise SimError(error.strip().splitlines()[-1])
+        if turn.finished[0]:
+            return bool(turn.success[0])
+    return False
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from vla_rl.config import CollectSettings, SimOptions
+from vla_rl.config import LIBERO_OPTIONS, CollectSettings
 from vla_rl.curriculum import EVALUATION_SEED_START, TRAINING_STATES
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.libero_hdf5 import TaskHeader, add_episode
@@ -105,7 +105,7 @@ class Collector:
     @staticmethod
     def settings_of(collection: Collection) -> dict[str, Any]:
         """What a simulator is made with."""
-        return {name: getattr(collection, name) for name in SimOptions.model_fields}
+        return {name: getattr(collection, name) for name in LIBERO_OPTIONS}
 
     def make(self, collection: Collection, number: int, path: Path, compression: str | None) -> dict[str, Any]:
         """Write demonstration `number` of a file; returns its steps and attempts. Raises `DatasetError` without success."""

@@ -31,23 +31,52 @@ class TaskConfig(Section):
     """Share of training episodes that start in the benchmark's shipped states 0-39; the others are sampled by seed."""
 
 
+class RoboTwinOptions(Section):
+    """What RoboTwin alone has a choice of; read where `sim.name` is robotwin."""
+
+    control: Literal["chunk", "action"] = "chunk"
+    """chunk: a chunk is one time-optimal trajectory (RLinf, SimpleVLA-RL); action: each action is one (RoboTwin's evaluation)."""
+    profile: Literal["auto", "lite", "official"] = "auto"
+    """official: RoboTwin's robot and assets; lite: our own arms and no meshes, whose scores compare with no published ones;
+    auto: official where ROBOTWIN_ASSETS_ROOT is set."""
+    shader: Literal["auto", "raster", "ray_tracing"] = "auto"
+    """auto: ray tracing, as RoboTwin's own pictures, with the official robot, else raster."""
+    planner: Literal["auto", "curobo", "mplib"] = "auto"
+    """Of the expert with the official robot; auto: cuRobo where it is installed."""
+    task_config: str = "demo_clean"
+    """The runtime's configuration of the scene: demo_clean or demo_randomized."""
+    instructions: Literal["seen", "unseen"] = "seen"
+    """Which of the instruction templates are used."""
+
+
+ImageSize = Positive | tuple[Positive, Positive]
+
+
 class SimOptions(Section):
     """What a simulated environment is made with, to act in it or to make demonstrations."""
 
     cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
     """Cameras that are rendered: what a policy sees, or what is recorded."""
-    image_size: Positive = 64
-    """Side of the rendered square images, px."""
+    image_size: ImageSize = 64
+    """Side of the rendered square images, or height and width, px. RoboTwin's view of 4 x 3 is squeezed into a square."""
     render_quality: Literal["exact", "fast"] = "fast"
     """exact: the benchmark's own picture; fast: visual meshes at the level of detail that the image size can show."""
     antialiasing: Positive = 4
     """Samples a pixel: MSAA in exact pictures (4 is the benchmark's own), supersampling in fast ones; 1: none."""
     controller: Literal["exact", "fast"] = "exact"
     """exact: the benchmark's arm controller, bit for bit; fast: the same up to rounding, which contacts amplify."""
+    robotwin: RoboTwinOptions = RoboTwinOptions()
+    """Where the simulator is RoboTwin."""
+    python: str | None = None
+    """Interpreter of the simulator's processes; by default ours, or the one that `vla-rl sim install` made."""
+
+
+LIBERO_OPTIONS = ("cameras", "image_size", "render_quality", "antialiasing", "controller")
+"""Which of these LIBERO's backend takes."""
 
 
 class SimConfig(SimOptions):
-    name: str = "libero"
+    name: Literal["libero", "robotwin"] = "libero"
     """Which simulator."""
     num_envs: Positive = 16
     """Environments that advance together."""
@@ -114,8 +143,8 @@ class CollectSettings(SimOptions):
     """Of initial states, noise and driving style."""
     output: Path = Path("demonstrations")
     """Folder of the files."""
-    image_size: Positive = 128
-    """Side of the square frames, px."""
+    image_size: ImageSize = 128
+    """Side of the square frames, or height and width, px."""
     frame_stride: Positive = 1
     """Control steps between two frames; the length of a policy's chunk is enough for training it."""
     noise: Annotated[float, Field(ge=0)] = 0.1

@@ -252,7 +252,7 @@ def check_folder(name: str, folder: Path, mend: str, wanted_gib: float) -> Check
 
 
 def check_folders(runs: Path) -> list[Check]:
-    from vla_rl.sim.libero.detail_cache import cache_folder
+    from vla_rl.sim.cache import cache_folder
 
     return [
         check_folder("run folder", runs, "set run.root=FOLDER to a folder that can be written", wanted_gib=2),

@@ -91,6 +91,8 @@ class Evaluation:
     policy_version: int
     videos: dict[int, str] = field(default_factory=dict)
     """Index of an outcome -> its video, relative to the run directory."""
+    note: str = ""
+    """What a reader of the scores must know."""
 
     @property
     def successes(self) -> int:
@@ -125,6 +127,7 @@ class Evaluation:
                 for i, o in enumerate(self.outcomes)
             ],
             "seconds": round(self.seconds, 2),
+            **({"note": self.note} if self.note else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -134,6 +137,7 @@ class Evaluation:
     def table(self) -> Table:
         record = self.to_dict()
         table = Table(title=f"{self.name}: {record['mode']} success on held-out initial states, 95% Wilson intervals")
+        table.caption = self.note or None
         for column in ("suite", "task", "successes", "rate", "interval"):
             table.add_column(column, justify="left" if column in ("suite", "task") else "right")
         rows = [(t["suite"], f"{t['task_id']} {t['instruction']}", t) for t in record["tasks"]]

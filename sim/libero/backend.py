@@ -59,6 +59,8 @@ class LiberoBackend:
         Raises `SimError` for an unknown render quality, antialiasing or controller, or where offscreen rendering does not work.
         """
         check_pictures(render_quality, antialiasing)
+        if not isinstance(image_size, int):
+            raise SimError(f"LIBERO's frames are square: image_size is one number, not {list(image_size)}")
         if controller not in CONTROLLERS:
             raise SimError(f"LIBERO has no controller {controller!r}; choose one of: {', '.join(CONTROLLERS)}")
         self._controller = controller

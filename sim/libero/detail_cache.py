@@ -12,17 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_rl.sim.cache import cache_folder
+
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
-
-
-def cache_folder() -> Path:
-    """`$VLA_RL_CACHE`, else `vla_rl` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("VLA_RL_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "vla_rl"
 
 
 def content_key(arrays: Mapping[str, np.ndarray], **parameters: object) -> str:

@@ -55,6 +55,8 @@ class SimSettings:
 
         if config.sim.name != "libero" or len(config.task.task_ids) != 1:
             raise ConfigError("bench sim compares simulators of one LIBERO task: task.suite=libero_spatial task.task_ids=[0]")
+        if not isinstance(config.sim.image_size, int):
+            raise ConfigError("LIBERO's frames are square: sim.image_size=128")
         if not config.sim.cameras:
             raise ConfigError("bench sim needs at least one camera; physics without cameras is measured in any case")
         (task_id,), suite = config.task.task_ids, config.task.suite

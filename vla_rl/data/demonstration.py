@@ -15,6 +15,9 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 
 from vla_rl.types import EpisodeSpec
 
+PROPRIO_DIM_OF = {7: 8, 14: 14}
+"""Size of an action -> size of the proprioception beside it: LIBERO's one arm, RoboTwin's two."""
+
 
 class DatasetError(RuntimeError):
     """A dataset cannot be read or written; the message says what, where and how to mend it."""
@@ -33,13 +36,14 @@ class Demonstration:
     """Frames by camera name, as the simulator renders them (upside down in LIBERO)."""
     frame_index: Int64[np.ndarray, "F"]
     """The step of each frame; increasing."""
-    proprio: Float32[np.ndarray, "T 8"]
-    """End-effector position (3, m), orientation as axis-angle (3, rad), gripper finger positions (2, m)."""
-    actions: Float32[np.ndarray, "T 7"]
-    """As executed, noise included, in [-1, 1]; gripper -1 opens, +1 closes."""
+    proprio: Float32[np.ndarray, "T P"]
+    """LIBERO (8): end-effector position (3, m), orientation as axis-angle (3, rad), gripper finger positions (2, m).
+    RoboTwin (14): what the drives aim at; joint angles (6, rad) and gripper (0 closed, 1 open), left arm before right."""
+    actions: Float32[np.ndarray, "T D"]
+    """As executed, noise included. LIBERO (7): in [-1, 1]; gripper -1 opens, +1 closes. RoboTwin (14): as `proprio`."""
     rewards: Float32[np.ndarray, "T"]
     success: bool
-    expert_actions: Float32[np.ndarray, "T 7"] | None = None
+    expert_actions: Float32[np.ndarray, "T D"] | None = None
     """What the expert would have done in each state, without noise; None for data that does not tell."""
     spec: EpisodeSpec | None = None
     """How the episode began; None for data from elsewhere."""
@@ -59,7 +63,12 @@ class Demonstration:
         return len(self.actions)
 
     @property
-    def labels(self) -> Float32[np.ndarray, "T 7"]:
+    def is_bimanual(self) -> bool:
+        """Whether it is one of RoboTwin's two arms."""
+        return self.actions.ndim == 2 and self.actions.shape[1] == 14
+
+    @property
+    def labels(self) -> Float32[np.ndarray, "T D"]:
         """What to clone: the expert's clean actions where known (DART, arXiv:1703.09327), else the executed ones."""
         return self.actions if self.expert_actions is None else self.expert_actions
 
@@ -70,11 +79,12 @@ class Demonstration:
             raise DatasetError("the episode has no steps")
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise DatasetError(f"the episode runs at {self.fps} control steps a second")
+        size = 14 if self.is_bimanual else 7
         shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
-            "actions": (self.actions, (steps, 7)),
-            "proprioception": (self.proprio, (steps, 8)),
+            "actions": (self.actions, (steps, size)),
+            "proprioception": (self.proprio, (steps, PROPRIO_DIM_OF[size])),
             "rewards": (self.rewards, (steps,)),
-            "expert_actions": (self.expert_actions, (steps, 7)),
+            "expert_actions": (self.expert_actions, (steps, size)),
             "joint_states": (self.joint_states, (steps, 7)),
         }
         for name, (array, wanted) in shapes.items():

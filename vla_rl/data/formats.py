@@ -118,6 +118,8 @@ def convert(
 
     def passing() -> Episodes:
         for header, demonstration in read_episodes(source, read):
+            if demonstration.is_bimanual and to != "hdf5":
+                raise DatasetError(f"episodes of two arms are kept as HDF5; our {to} writer has no place for their 14 numbers")
             counts["episodes"] += 1
             counts["steps"] += len(demonstration)
             left_out.update(name for name in kind.loses if _holds(demonstration, name))

@@ -20,6 +20,8 @@ from vla_rl.data.dataset import DatasetInfo, Episodes, ReadOptions, WriteOptions
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.libero_hdf5 import (
     CAMERA_OF_DATASET,
+    IMAGE_CONVENTION,
+    JOINT_TARGETS,
     READ_ERRORS,
     TAG,
     TaskHeader,
@@ -50,7 +52,7 @@ def hdf5_info(path: Path, options: ReadOptions) -> DatasetInfo:
     counts: Counter[str] = Counter()
     cameras: dict[str, tuple[int, int]] = {}
     steps = successes = 0
-    thinned = False
+    thinned = bimanual = False
     for file in files:
         with open_dataset(file) as source:
             for name in episode_names(source):
@@ -60,12 +62,15 @@ def hdf5_info(path: Path, options: ReadOptions) -> DatasetInfo:
                     steps += len(group["actions"])
                     successes += bool(group.attrs.get("success", "dones" not in group or group["dones"][-1] == 1))
                     thinned |= "frame_index" in group["obs"]
+                    bimanual |= JOINT_TARGETS in group["obs"]
                     for key in (key for key in group["obs"] if key.endswith("_rgb")):
                         shape = group["obs"][key].shape
                         cameras[CAMERA_OF_DATASET.get(key, key.removesuffix("_rgb"))] = (shape[1], shape[2])
                 except READ_ERRORS as error:
                     raise DatasetError(f"{file}, {name}: cannot be read ({error}); the file is damaged") from error
     remarks = ["frames are not stored at every step"] if thinned else []
+    if bimanual:
+        remarks.append("two arms: joint angles (rad) and openings (0 to 1) instead of orientation and gripper as above")
     if any(file.parent.name.endswith(".parts") for file in files):
         remarks.append("some files are unfinished: their finished episodes are counted")
     return DatasetInfo(
@@ -126,6 +131,7 @@ def read_header(file: Path) -> TaskHeader:
                 bddl_file_content=str(attributes.get("bddl_file_content", "")),
                 env_args=json.loads(attributes.get("env_args", "{}")),
                 extra={"collection": str(attributes["collection"])} if "collection" in attributes else {},
+                image_convention=str(attributes.get("macros_image_convention", IMAGE_CONVENTION)),
             )
         except READ_ERRORS as error:
             raise DatasetError(f"{file}: its description cannot be read ({error}); the file is damaged") from error

@@ -35,6 +35,8 @@ IMAGE_CONVENTION = "opengl"
 """robosuite's name for frames as OpenGL returns them, bottom row first."""
 DATASET_OF_CAMERA = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in_hand_rgb"}
 CAMERA_OF_DATASET = {dataset: camera for camera, dataset in DATASET_OF_CAMERA.items()}
+JOINT_TARGETS = "joint_targets"
+"""Proprioception of RoboTwin's two arms; files with it have frames as the simulator renders them, top row first."""
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """What h5py and numpy raise on damaged files."""
 
@@ -52,6 +54,8 @@ class TaskHeader:
     env_args: Mapping[str, Any]
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further attributes of ours."""
+    image_convention: str = IMAGE_CONVENTION
+    """opengl: bottom row first; opencv: top row first."""
 
 
 def add_episode(path: Path, header: TaskHeader, key: int, demonstration: Demonstration, compression: str | None = None) -> Path:
@@ -238,8 +242,9 @@ def _atomic(target: Path, large: int | None = None) -> Iterator[h5py.File]:
 
 def _write_header(data: h5py.Group, header: TaskHeader) -> None:
     data.attrs["tag"] = TAG
-    data.attrs["macros_image_convention"] = IMAGE_CONVENTION
-    data.attrs["convention"] = json.dumps(NATIVE.to_dict())
+    data.attrs["macros_image_convention"] = header.image_convention
+    if header.image_convention == IMAGE_CONVENTION:
+        data.attrs["convention"] = json.dumps(NATIVE.to_dict())
     data.attrs["env_name"] = header.env_name
     data.attrs["problem_info"] = json.dumps(dict(header.problem_info))
     data.attrs["bddl_file_name"] = header.bddl_file_name
@@ -258,7 +263,6 @@ def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression
     steps = len(demo)
     dones = np.zeros(steps, dtype=np.uint8)
     dones[-1] = 1
-    position, orientation, fingers = np.split(demo.proprio.astype(np.float64), (3, 6), axis=1)
     group.attrs["num_samples"] = steps
     group.attrs["model_file"] = demo.model_xml
     group.attrs["success"] = demo.success
@@ -266,13 +270,13 @@ def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression
     group.attrs["episode_key"] = key
     group.attrs["control_freq"] = demo.fps
     group.attrs["provenance"] = json.dumps(dict(demo.provenance))
-    group.attrs["quality"] = json.dumps(quality_of(demo).to_dict())
+    if not demo.is_bimanual:
+        group.attrs["quality"] = json.dumps(quality_of(demo).to_dict())
     if demo.spec is not None:
         group.attrs["spec"] = json.dumps(demo.spec.to_dict())
     group["actions"] = demo.actions.astype(np.float64)
     group["rewards"] = demo.rewards.astype(np.float64)
     group["dones"] = dones
-    group["robot_states"] = np.concatenate([fingers, position, quaternion(orientation)], axis=1)
     if demo.states is not None:
         group["states"] = demo.states
         group.attrs["init_state"] = demo.states[0]
@@ -281,10 +285,15 @@ def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression
     if demo.skills is not None:
         group["skill"] = np.array(demo.skills, dtype="S16")
     obs = group.create_group("obs")
-    obs["gripper_states"] = fingers
-    obs["ee_pos"] = position
-    obs["ee_ori"] = orientation
-    obs["ee_states"] = np.concatenate([position, orientation], axis=1)
+    if demo.is_bimanual:
+        obs[JOINT_TARGETS] = demo.proprio
+    else:
+        position, orientation, fingers = np.split(demo.proprio.astype(np.float64), (3, 6), axis=1)
+        group["robot_states"] = np.concatenate([fingers, position, quaternion(orientation)], axis=1)
+        obs["gripper_states"] = fingers
+        obs["ee_pos"] = position
+        obs["ee_ori"] = orientation
+        obs["ee_states"] = np.concatenate([position, orientation], axis=1)
     if demo.joint_states is not None:
         obs["joint_states"] = demo.joint_states
     if len(demo.frame_index) != steps:
@@ -317,13 +326,14 @@ def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequen
     obs = group["obs"]
     actions, provenance = _read_actions(group)
     dones = np.asarray(group["dones"]) if "dones" in group else np.ones(1)
-    pose = np.concatenate([obs["ee_pos"], obs["ee_ori"]], axis=1) if "ee_pos" in obs else np.asarray(obs["ee_states"])
+    is_bimanual = JOINT_TARGETS in obs
+    flip = not is_bimanual and header.get("macros_image_convention", IMAGE_CONVENTION) == "opencv"
     spec = json.loads(group.attrs["spec"]) if "spec" in group.attrs else None
     return Demonstration(
         instruction=instruction_of(header, group.attrs),
-        images=_read_images(obs, cameras, flip=header.get("macros_image_convention", IMAGE_CONVENTION) == "opencv"),
+        images=_read_images(obs, cameras, flip),
         frame_index=np.asarray(obs["frame_index"] if "frame_index" in obs else np.arange(len(actions)), dtype=np.int64),
-        proprio=np.concatenate([pose, obs["gripper_states"]], axis=1).astype(np.float32),
+        proprio=np.asarray(obs[JOINT_TARGETS] if is_bimanual else _one_arm(obs), dtype=np.float32),
         actions=actions,
         rewards=np.asarray(group["rewards"], dtype=np.float32) if "rewards" in group else np.zeros(len(actions), np.float32),
         success=bool(group.attrs.get("success", dones[-1] == 1)),
@@ -336,6 +346,11 @@ def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequen
         provenance=provenance,
         fps=control_rate(header, group.attrs),
     )
+
+
+def _one_arm(obs: h5py.Group) -> np.ndarray:
+    pose = np.concatenate([obs["ee_pos"], obs["ee_ori"]], axis=1) if "ee_pos" in obs else np.asarray(obs["ee_states"])
+    return np.concatenate([pose, obs["gripper_states"]], axis=1)
 
 
 def instruction_of(header: Mapping[str, Any], episode: Mapping[str, Any]) -> str:

@@ -81,6 +81,7 @@ def render_page(template: str, **content: Any) -> str:
 def _parts(run: RunFiles) -> dict[str, Any]:
     return {
         "headline": sections.headline(run),
+        "notes": list(dict.fromkeys(evaluation["note"] for evaluation in run.evaluations if evaluation.get("note"))),
         "success": [*sections.success_charts(run), *pass_at_k_section.run_chart(run)],
         "phases": [(phase, phase_title(phase), sections.metric_charts(run, phase)) for phase in run.series],
         "tasks": sections.task_rows(run),

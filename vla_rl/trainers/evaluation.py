@@ -16,6 +16,7 @@ from vla_rl.policies.base import ActingPolicy, Policy
 from vla_rl.progress import Progress
 from vla_rl.run import Run
 from vla_rl.sim.base import VectorSim
+from vla_rl.sim.robotwin.assets import score_note
 from vla_rl.types import EpisodeSpec
 
 
@@ -33,6 +34,8 @@ def evaluate_and_save(
     """Evaluate on `specs`, film some episodes, print the table; returns the JSON's path, which rank 0 writes."""
     ranks = ranks or Ranks()
     result = _evaluate(ranks, sim, policy, specs, name, step, config.evaluation.temperature)
+    if config.sim.name == "robotwin":
+        result.note = score_note(config.sim.robotwin.profile, config.sim.robotwin.shader)
     path = directory / "evaluation" / f"{name}.json"
     if not ranks.leads:
         return path

@@ -11,6 +11,7 @@ from pathlib import Path
 from vla_rl.algorithms.composition import check_rounds, compose
 from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.collect import collect_demonstrations
+from vla_rl.collect_robotwin import scene_options
 from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
@@ -23,6 +24,8 @@ from vla_rl.policies.remote import RemotePolicy
 from vla_rl.report import write_report
 from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim import VectorSim, make_sim
+from vla_rl.sim.robotwin.tasks import SUITE as ROBOTWIN_SUITE
+from vla_rl.sim.suites import find_task, suite_tasks
 from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
 from vla_rl.trainers.rl import train_rl
 from vla_rl.trainers.sft import given_policy, train_sft
@@ -33,26 +36,28 @@ def open_sim(config: Config, ranks: Ranks | None = None) -> VectorSim:
     """Of several ranks on a machine each has simulators of its own, and its share of the cores for them."""
     sim, neighbours = config.sim, 1 if ranks is None else ranks.local_size
     workers = sim.num_workers or (max(1, len(os.sched_getaffinity(0)) // neighbours) if neighbours > 1 else None)
+    libero = {"render_quality": sim.render_quality, "antialiasing": sim.antialiasing, "controller": sim.controller}
+    robotwin = {"control": sim.robotwin.control, **scene_options(sim.robotwin)}
     return make_sim(
         sim.name,
         num_envs=sim.num_envs,
         num_workers=workers,
         cameras=sim.cameras,
         image_size=sim.image_size,
-        render_quality=sim.render_quality,
-        antialiasing=sim.antialiasing,
-        controller=sim.controller,
+        python=sim.python,
+        **(robotwin if sim.name == "robotwin" else libero),
     )
 
 
 def chosen_tasks(config: Config) -> tuple[int, ...]:
     """`task.task_ids`, or every task of the suite where that is empty. Raises `SimError` for what does not exist."""
-    from vla_rl.sim.libero.tasks import find_task, suite_tasks
-
     task = config.task
+    if (task.suite == ROBOTWIN_SUITE) != (config.sim.name == "robotwin"):
+        raise ConfigError(f"sim.name={config.sim.name} does not have the suite {task.suite}; set both: robotwin has robotwin")
+    tasks = suite_tasks(task.suite)
     for task_id in task.task_ids:
         find_task(task.suite, task_id)
-    return task.task_ids or tuple(range(len(suite_tasks(task.suite))))
+    return task.task_ids or tuple(range(len(tasks)))
 
 
 def demonstrations(run: Run) -> list[Path]:
@@ -99,7 +104,8 @@ def check(config: Config) -> tuple[int, ...]:
     choose_device(config.run.device)
     check_memory_plan(config)
     check_preset(config.policy.preset)
-    check_pictures(config.sim.render_quality, config.sim.antialiasing)
+    if config.sim.name == "libero":
+        check_pictures(config.sim.render_quality, config.sim.antialiasing)
     check_rounds(config.rl, compose(config.objective))
     return chosen_tasks(config)
 

@@ -40,7 +40,8 @@ def given_policy(config: Config, device: torch.device) -> OpenVLAPolicy:
 def new_policy(run: Run, dataset: ChunkDataset) -> OpenVLAPolicy:
     """A policy from scratch, shaped for the run's simulator and the demonstrations' actions."""
     config = run.config
-    instructions = sorted({task.instruction for suite in suite_names() for task in suite_tasks(suite)})
+    known = {task.instruction for suite in suite_names() for task in suite_tasks(suite)}
+    instructions = sorted(known if config.sim.name == "libero" else known | set(dataset.instruction))
     return build_policy(
         config.policy.preset,
         cameras=config.sim.cameras,

@@ -1,0 +1,152 @@
+"""One episode of RoboTwin: its task object, the chunks that it executed, and how it is told again from them.
+
+Legend: A actions of a chunk, 14 = two arms of six joints (rad) and a gripper (0 closed, 1 open) each, left before right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from vla_rl.sim.base import SimError
+from vla_rl.sim.robotwin.runtime import Settings, task_arguments, task_class
+from vla_rl.sim.robotwin.tasks import RoboTwinTask
+from vla_rl.types import EpisodeSpec
+
+ACTION_DIM = 14
+CAMERAS = ("head_camera", "left_camera", "right_camera")
+_UNSTABLE_TRIES = 20
+_STRIDE = 1_000_003
+"""Between the seeds that are tried in turn where objects do not come to rest: far from anybody's own."""
+
+
+@dataclass
+class Progress:
+    """How far the arms have come in the chunk under way."""
+
+    lengths: dict[str, int] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
+
+    def share(self) -> float:
+        """Of the chunk, by the arm that is ahead."""
+        return max((self.done[arm] / max(1, self.lengths.get(arm, 50)) for arm in self.done), default=1.0)
+
+
+class World:
+    """A task that has been set up. Raises `SimError` where no seed of those tried lets its objects come to rest."""
+
+    def __init__(self, task: RoboTwinTask, spec: EpisodeSpec, seed: int, settings: Settings) -> None:
+        self.task, self.spec = task, spec
+        self.chunks: list[Float32[np.ndarray, "A 14"]] = []
+        self.success = False
+        self._progress = Progress()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.env, self.seed = _set_up(task, seed, settings)
+        self._count_gripper_commands()
+        self.instruction = self._instruction(settings.instructions)
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+    def run_chunk(self, actions: Float32[np.ndarray, "A 14"]) -> int:
+        """One time-optimal trajectory through all actions, as RLinf and SimpleVLA-RL execute them.
+
+        Returns how many actions it took: all, or those until success, counted by the share of the trajectory.
+        """
+        self._begin(actions)
+        self.env.gen_sparse_reward_data(actions.astype(np.float64))
+        self.success = bool(self.env.eval_success)
+        return min(len(actions), max(1, math.ceil(self._progress.share() * len(actions)))) if self.success else len(actions)
+
+    def run_action(self, action: Float32[np.ndarray, "14"]) -> None:
+        """One action with a trajectory of its own, from rest to rest, as RoboTwin's own evaluation executes it."""
+        self._begin(action[None])
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.env.take_action(action.astype(np.float64), action_type="qpos")
+        self.success = bool(self.env.eval_success)
+
+    def _begin(self, actions: Float32[np.ndarray, "A 14"]) -> None:
+        self.chunks.append(actions.copy())
+        self._progress = Progress(done={"left": 0, "right": 0})
+        # An arm that is told to stand still is shaken by numpy's global generator, which other episodes use as well.
+        np.random.seed((self.seed * 7919 + len(self.chunks)) % 2**32)
+
+    def _count_gripper_commands(self) -> None:
+        """Both are called once for each time step, or trajectory, of an arm: what tells how much of a chunk has run."""
+        set_gripper, robot = self.env.robot.set_gripper, self.env.robot
+
+        def counted(value: Any, arm_tag: str, *arguments: Any) -> None:
+            if arm_tag in self._progress.done:
+                self._progress.done[arm_tag] += 1
+            set_gripper(value, arm_tag, *arguments)
+
+        robot.set_gripper = counted
+        downsample = self.env.downsample_trajectory
+
+        def measured(positions: np.ndarray, velocities: np.ndarray, *arguments: Any) -> Any:
+            result = downsample(positions, velocities, *arguments)
+            arm = "right" if "left" in self._progress.lengths else "left"
+            self._progress.lengths[arm] = len(result[0])
+            return result
+
+        self.env.downsample_trajectory = measured
+
+    # -- seeing ------------------------------------------------------------------------------------------------------
+    def proprio(self) -> Float32[np.ndarray, "14"]:
+        """Joint angles (rad) that the drives aim at, and gripper openings: RoboTwin's `state`, not the measured joints."""
+        robot = self.env.robot
+        return np.array([*robot.get_left_arm_jointState(), *robot.get_right_arm_jointState()], np.float32)
+
+    def render(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
+        """RoboTwin's picture of a camera."""
+        cameras = self.env.cameras
+        found = {"left_camera": cameras.left_camera, "right_camera": cameras.right_camera}
+        found |= dict(zip(cameras.static_camera_name, cameras.static_camera_list, strict=True))
+        device = found[camera]
+        self.env.looks = True
+        self.env._update_render()
+        self.env.looks = False
+        device.take_picture()
+        return (device.get_picture("Color")[..., :3] * 255).clip(0, 255).astype(np.uint8)
+
+    # -- words -------------------------------------------------------------------------------------------------------
+    def _instruction(self, kind: str) -> str:
+        """An instruction of the task's templates, drawn by the seed."""
+        describe = importlib.import_module("robotwin.description").generate_episode_descriptions
+        # Some tasks name their arms by acting; without a plan they only name them.
+        self.env.plan_success = False
+        try:
+            info = self.env.get_info()
+        except Exception:
+            info = {}
+        self.env.plan_success = True
+        info = {key: str(value) for key, value in (info or {}).items()}
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = describe(self.task.name, [info], 100, self.seed)
+        if not found or not found[0][kind]:
+            raise SimError(f"RoboTwin has no {kind} instruction for {self.task.name}")
+        texts = found[0][kind]
+        return str(texts[np.random.default_rng(self.seed).integers(len(texts))])
+
+    def close(self) -> None:
+        self.env.close_env()
+
+
+def _set_up(task: RoboTwinTask, seed: int, settings: Settings) -> tuple[Any, int]:
+    """The task with its objects at rest, and the seed that brought it there."""
+    make, arguments = task_class(task, settings), task_arguments(settings)
+    unstable = importlib.import_module("robotwin.envs.utils.create_actor").UnStableError
+    for number in range(_UNSTABLE_TRIES):
+        tried = (seed + number * _STRIDE) % 2**32
+        env = make()
+        try:
+            env.setup_demo(now_ep_num=tried, seed=tried, is_test=True, task_name=task.name, **arguments)
+            return env, tried
+        except unstable:
+            env.close_env()
+    raise SimError(f"{task.name}: the objects do not come to rest with seed {seed} or {_UNSTABLE_TRIES - 1} others; take another")
