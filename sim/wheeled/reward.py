@@ -39,7 +39,7 @@ def rewards(
     weights, robot = settings.reward, settings.robot
     to_goal = robot.view.reference == "goal"
     gained = before[:, 1] - distances if to_goal else errors[:, 0] - before[:, 0]
-    reward = weights.progress * np.clip(gained / (settings.target_speed * robot.decision_period), -1, 1)
+    reward = weights.progress * np.clip(gained / (settings.target_speed * robot.decision_period), -1, 1) - weights.time
     if not to_goal:
         reward -= weights.cross_track * np.clip(np.abs(errors[:, 1]) / robot.view.error_scale, 0, 2) ** 2
     reward -= weights.overspeed * np.maximum(speeds / settings.target_speed - 1, 0) ** 2

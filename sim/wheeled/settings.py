@@ -105,7 +105,9 @@ class RewardSettings(Section):
 
     progress: NotNegative = 1.0
     """For moving along the path (towards the goal) with the target speed; in proportion below, no more above."""
-    cross_track: NotNegative = 0.3
+    time: NotNegative = 0.3
+    """For each decision: what stands still, or has missed the end, is worse off than what arrives."""
+    cross_track: NotNegative = 1.0
     """Against a cross-track error of `error_scale`; grows with its square until twice that."""
     overspeed: NotNegative = 1.0
     """Against exceeding the target speed by all of it; grows with the square."""
@@ -117,10 +119,10 @@ class RewardSettings(Section):
     """Against changing the action from one end to the other; grows with the square, summed over both dimensions."""
     intervention: NotNegative = 0.1
     """Against a decision in which the safety layer slowed the robot for an obstacle."""
-    collision: NotNegative = 20.0
+    collision: NotNegative = 50.0
     """Against a collision, or leaving the path."""
-    success: NotNegative = 10.0
-    """For arriving."""
+    success: NotNegative = 50.0
+    """For arriving; more than a critic that still overrates what may follow promises to those who never do."""
 
 
 class WheeledSettings(Section):

@@ -31,18 +31,18 @@ def judged(task: str = "tracking_slow", **what: float) -> Outcome:
 @pytest.mark.parametrize(
     ("what", "reward"),
     [
-        ({}, 1.0),
-        ({"arc": 1.014}, 0.5),
-        ({"arc": 1.1}, 1.0),  # no more than the target speed is worth anything
-        ({"arc": 0.986}, -0.5),
-        ({"error": -0.25}, 1.0 - 0.3 * 0.25),  # (0.25 / 0.5)^2
-        ({"speed": 0.42}, 1.0 - 0.25),  # half too fast
-        ({"clearance": 0.05}, 1.0 - 0.5 * 0.64),  # (1 - 0.05 / 0.25)^2
-        ({"change": 1.0}, 1.0 - 0.05 * 0.25),  # half of the way from -1 to 1
-        ({"slowed": 1.0}, 0.9),
-        ({"clearance": 0.0}, 1.0 - 0.5 - 20.0),
-        ({"error": 1.5}, 1.0 - 0.3 * 4 - 20.0),  # off the path; the price of the error stops at twice its scale
-        ({"distance": 0.1, "remaining": 0.1}, 11.0),
+        ({}, 0.7),  # 1 for the target speed, less 0.3 for the time
+        ({"arc": 1.014}, 0.2),
+        ({"arc": 1.1}, 0.7),  # no more than the target speed is worth anything
+        ({"arc": 0.986}, -0.8),
+        ({"error": -0.25}, 0.7 - 0.25),  # (0.25 / 0.5)^2
+        ({"speed": 0.42}, 0.7 - 0.25),  # half too fast
+        ({"clearance": 0.05}, 0.7 - 0.5 * 0.64),  # (1 - 0.05 / 0.25)^2
+        ({"change": 1.0}, 0.7 - 0.05 * 0.25),  # half of the way from -1 to 1
+        ({"slowed": 1.0}, 0.6),
+        ({"clearance": 0.0}, 0.7 - 0.5 - 50.0),
+        ({"error": 1.5}, 0.7 - 4 - 50.0),  # off the path; the price of the error stops at twice its scale
+        ({"distance": 0.1, "remaining": 0.1}, 50.7),
     ],
 )
 def test_tracking(what: dict[str, float], reward: float) -> None:
@@ -50,9 +50,9 @@ def test_tracking(what: dict[str, float], reward: float) -> None:
 
 
 def test_a_goal_is_approached_and_its_line_may_be_left() -> None:
-    # 0.014 m nearer is half of what the target speed makes; the cross-track error costs nothing and ends nothing.
+    # 0.014 m nearer is half of what the target speed makes, and time costs 0.3; the cross-track error costs nothing and ends nothing.
     outcome = judged("goal_slow", distance=2.986, error=1.5)
-    assert outcome.reward[0] == pytest.approx(0.5) and not outcome.terminated[0]
+    assert outcome.reward[0] == pytest.approx(0.2) and not outcome.terminated[0]
 
 
 def test_ends() -> None:
