@@ -50,7 +50,7 @@ def test_tracking(what: dict[str, float], reward: float) -> None:
 
 
 def test_a_goal_is_approached_and_its_line_may_be_left() -> None:
-    # 0.014 m nearer is half of what the target speed makes, and time costs 0.3; the cross-track error costs nothing and ends nothing.
+    # 0.014 m nearer is half of what the target speed makes, and time costs 0.3; the cross-track error costs and ends nothing.
     outcome = judged("goal_slow", distance=2.986, error=1.5)
     assert outcome.reward[0] == pytest.approx(0.2) and not outcome.terminated[0]
 
