@@ -11,14 +11,12 @@ import contextlib
 import json
 import os
 import queue
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -31,6 +29,7 @@ from vla_rl.data.libero_hdf5 import finished_parts, merge_parts
 from vla_rl.data.resume import finished_episodes
 from vla_rl.progress import Progress
 from vla_rl.sim.base import SimError, VectorSim
+from vla_rl.sim.line_process import LineProcess
 from vla_rl.sim.registry import make_sim
 from vla_rl.sim.robotwin.tasks import SUITE as ROBOTWIN_SUITE
 from vla_rl.types import EpisodeSpec
@@ -213,31 +212,19 @@ class _Worker:
         self, waiting: queue.SimpleQueue[dict[str, Any]], replies: queue.SimpleQueue[dict[str, Any] | Exception]
     ) -> None:
         self._waiting, self._replies, self._stopping = waiting, replies, False
-        self._messages: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in stop)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "vla_rl.collect_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._messages,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            # Ctrl-C goes to the parent alone, which stops its workers in order.
-            start_new_session=True,
-        )
+        self._process = LineProcess([sys.executable, "-m", "vla_rl.collect_worker"], {})
         self._thread = threading.Thread(target=self._feed, daemon=True)
         self._thread.start()
 
     def _feed(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
         while True:
             try:
                 job = self._waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                self._process.stdin.write(json.dumps(job) + "\n")
-                self._process.stdin.flush()
-                reply = json.loads(self._process.stdout.readline())
+                self._process.send(job)
+                reply = json.loads(self._process.read_line())
             except (OSError, ValueError):
                 if not self._stopping:
                     self._replies.put(self._death(job))
@@ -252,10 +239,9 @@ class _Worker:
 
     def _death(self, job: dict[str, Any]) -> DatasetError:
         code = self._process.wait()
-        self._messages.seek(0)
-        last = "".join(self._messages.read().strip().splitlines()[-1:]) or "no message"
         return DatasetError(
-            f"a collecting process ended with code {code} while making {Path(job['path']).name} ({last}); "
+            f"a collecting process ended with code {code} while making {Path(job['path']).name} "
+            f"({self._process.last_words()}); "
             "finished episodes are kept: run it again to go on, with fewer processes (workers=1) if memory ran out"
         )
 
@@ -263,12 +249,8 @@ class _Worker:
         """End the process; an episode under way is lost."""
         self._stopping = True
         self._process.kill()
-        self._process.wait()
         self._thread.join()
-        for stream in (self._process.stdin, self._process.stdout, self._messages):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        self._process.close()
 
 
 def _report(path: Path, outcomes: list[dict[str, Any]]) -> None:

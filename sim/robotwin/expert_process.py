@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
-import subprocess
-import tempfile
 import threading
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from vla_rl.sim.base import SimError
 from vla_rl.sim.environments import find_environment, needed_environment, package_path
+from vla_rl.sim.line_process import LineProcess
 
 JOB_SECONDS = 300.0
 """That one episode of the expert may take, start of the process included."""
@@ -27,33 +25,22 @@ class ExpertProcess:
         own = environment is not None and (python is None or python == str(environment.python))
         variables = environment.variables if environment is not None and own else {}
         command = python or str(environment.python if environment else "")
-        self._messages: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
-        self._process = subprocess.Popen(
-            [command, "-m", "vla_rl.sim.robotwin.expert"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._messages,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **variables, "PYTHONPATH": package_path(), "PYTHONSAFEPATH": "1"},
-            # Ctrl-C goes to the parent alone, which stops its processes in order.
-            start_new_session=True,
-        )
+        variables = {**variables, "PYTHONPATH": package_path(), "PYTHONSAFEPATH": "1"}
+        self._process = LineProcess([command, "-m", "vla_rl.sim.robotwin.expert"], variables)
         self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def ask(self, job: dict[str, Any], seconds: float = JOB_SECONDS) -> dict[str, Any]:
         """The reply to a job. Raises `SimError` where it is refused, fails, or takes longer than `seconds`."""
-        assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # a process that has ended says why below
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
+            self._process.send(job)
         try:
             line = self._replies.get(timeout=seconds)
         except queue.Empty:
-            raise SimError(f"RoboTwin's expert gave no answer within {seconds:g} s: {self._last_words()}") from None
+            raise SimError(f"RoboTwin's expert gave no answer within {seconds:g} s: {self._process.last_words()}") from None
         if not line:
-            raise SimError(f"RoboTwin's expert process ended with status {self._process.wait()}: {self._last_words()}")
+            raise SimError(f"RoboTwin's expert process ended with status {self._process.wait()}: {self._process.last_words()}")
         reply = json.loads(line)
         if "error" in reply:
             raise SimError(reply["error"])
@@ -66,12 +53,8 @@ class ExpertProcess:
     def close(self) -> None:
         """End the process; an episode under way is lost."""
         self._process.kill()
-        self._process.wait()
         self._thread.join()
-        for stream in (self._process.stdin, self._process.stdout, self._messages):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        self._process.close()
 
     def __enter__(self) -> ExpertProcess:
         return self
@@ -80,11 +63,6 @@ class ExpertProcess:
         self.close()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        while line := self._process.stdout.readline():
+        while line := self._process.read_line():
             self._replies.put(line)
         self._replies.put("")
-
-    def _last_words(self) -> str:
-        self._messages.seek(0)
-        return "".join(self._messages.read().strip().splitlines()[-1:]) or "no message"

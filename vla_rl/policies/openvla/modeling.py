@@ -247,16 +247,17 @@ class OpenVLAModel(nn.Module):
         self, graphs: CudaGraphs | None, rows: int, room: int
     ) -> tuple[StepMemory, Callable[[], Float[Tensor, "R 256"]]]:
         """Memory for `rows` sequences or more, and what turns its tokens into the logits of the next ones."""
-        like = self.value_head.fc1.weight
-        if graphs is None or not graphs.usable():
-            memory = StepMemory(self.language_model.config, rows, room, like)
-            return memory, lambda: self._step(memory)
-        rows = rounded_up(rows)
+        if graphs is not None and not graphs.usable():
+            graphs = None
+        if graphs is not None:
+            rows = rounded_up(rows)
 
         def prepare() -> tuple[StepMemory, Callable[[], Float[Tensor, "R 256"]]]:
-            memory = StepMemory(self.language_model.config, rows, room, like)
+            memory = StepMemory(self.language_model.config, rows, room, like=self.value_head.fc1.weight)
             return memory, lambda: self._step(memory)
 
+        if graphs is None:
+            return prepare()
         recording = graphs.recording(("step", rows, room), prepare)
         return recording.held, recording.replay
 
