@@ -60,6 +60,9 @@ class OffPolicyConfig(Section):
     """Control steps with uniformly random actions, during which nothing is learned."""
     updates_per_step: Rate = 1.0
     """Updates of the critics for every control step after those (the update-to-data ratio)."""
+    greedy_share: Fraction = 0.0
+    """Share of the environments that act by the middle of the Gaussian, as the deployed policy does: where only noise gets a
+    policy out, such as standing before an obstacle, is hardly ever in the replay otherwise."""
     replay_capacity: Positive = 1_000_000
     """Transitions that are remembered."""
     round_steps: Positive = 1_000

@@ -70,12 +70,14 @@ def _round(
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     assert experience.observation is not None
     rows, batch_size = len(experience.observation), learner.config.batch_size
+    greedy_rows = int(config.greedy_share * rows)
     for step in range(state["step"], state["step"] + config.round_steps, rows):
         with watch.part("inference"):
             if step < config.random_steps:
                 actions = rng.uniform(-1, 1, (rows, learner.actor.action_dim)).astype(np.float32)
             else:
                 noise = rng.standard_normal((rows, learner.actor.action_dim), np.float32)
+                noise[:greedy_rows] = 0.0
                 actions = learner.actor.act(experience.observation, noise)
         with watch.part("simulation"):
             experience.advance(actions)
@@ -109,7 +111,7 @@ def _evaluate_when_due(run: Run[ControlConfig], judge: ControlSim, learner: Dsac
 
 
 def _episode_statistics(finished: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the training episodes that ended in a round, with sampled actions."""
+    """Means over the training episodes that ended in a round, those of greedy environments among them."""
     stats: dict[str, float] = {"rollout/episodes": len(finished)}
     for name in finished[0] if finished else ():
         stats["rollout/steps_mean" if name == "steps" else f"rollout/{name}"] = float(np.mean([e[name] for e in finished]))
