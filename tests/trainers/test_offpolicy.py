@@ -8,18 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+from vla_rl.algorithms.dsac_t import DsacT
 from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.config import ConfigError
-from vla_rl.control_config import ControlConfig, OffPolicyConfig, load_experiment
-from vla_rl.metrics import read_metrics
+from vla_rl.control_config import AlgorithmConfig, ControlConfig, OffPolicyConfig, load_experiment
+from vla_rl.metrics import Stopwatch, read_metrics
+from vla_rl.replay import ReplayBuffer
 from vla_rl.report.run_files import read_run
 from vla_rl.run import RunError
 from vla_rl.sim.control import ControlStep
 from vla_rl.trainers import control
 from vla_rl.trainers.control_evaluation import run_control_episodes, soft_returns
-from vla_rl.trainers.offpolicy import _updates_due
+from vla_rl.trainers.experience import Experience
+from vla_rl.trainers.offpolicy import _round, _updates_due
 
 SMALL = (
     "algorithm.hidden=[32, 32]",
@@ -174,3 +178,21 @@ def test_each_seed_is_evaluated_once_by_its_first_episode() -> None:
     found = run_control_episodes(Countdown(), lambda observation: np.zeros((2, 1), np.float32), [3, 1, 4, 1, 5])
     assert [(e.seed, e.total_reward, e.steps) for e in found] == [(3, 3, 3), (1, 1, 1), (4, 4, 4), (1, 1, 1), (5, 5, 5)]
     assert found[0].measures == {"success": 1.0}
+
+
+def test_greedy_environments_act_by_the_middle_of_the_gaussian() -> None:
+    sim, replay = Countdown(), ReplayBuffer(100, 1, 1)
+    learner = DsacT(AlgorithmConfig(hidden=(8,)), 1, 1, 0)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    experience = Experience(sim, replay)
+    with torch.no_grad():  # the observations are large, and tanh must tell actions apart
+        learner.actor.network[0].weight.mul_(0.01)  # type: ignore[operator]
+    experience.restart([30, 40])
+    take_step = sim.step
+    sim.step = lambda actions: (seen.append((sim.left[:, None].copy(), actions)), take_step(actions))[1]  # type: ignore[method-assign]
+    plan = OffPolicyConfig(greedy_share=0.5, random_steps=0, round_steps=20, updates_per_step=1e-9)
+    _round(plan, learner, replay, experience, np.random.default_rng(0), {"step": 0}, Stopwatch())
+    observations, actions = (np.stack(part) for part in zip(*seen, strict=True))
+    middle = np.stack([learner.actor.act(observation) for observation in observations])
+    np.testing.assert_array_equal(actions[:, 0], middle[:, 0])
+    assert (actions[:, 1] != middle[:, 1]).all() and len(actions) == 10
