@@ -3,17 +3,17 @@
 `VectorSim` is for policies that see pictures and commit to chunks; here a step takes microseconds, and processes, frames
 and chunks would cost more than the physics. `GymnasiumControl` and the wheeled simulator have this interface.
 
-Legend: N environments, O observation size, D action size, K environments that are named.
+Legend: N environments, O observation size, D action size, H x W image size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
@@ -60,6 +60,20 @@ class ControlSim(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Filmable(ControlSim, Protocol):
+    """A simulator that can show what its first row does."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Pictures a second, one for each control step, at which a video plays in real time."""
+        ...
+
+    def frame(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Row 0 as it is now. Raises `SimError` where its options leave it without pictures."""
+        ...
 
 
 def episode_seed(seed: int, episode: int) -> int:

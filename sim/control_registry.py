@@ -16,6 +16,10 @@ CONTROL_SIMS: dict[str, str] = {
 """Name of a simulator -> `module:class`, constructed as `Class(id, num_envs, **options)`; imported only where it is used."""
 
 
+ONE_ROW = frozenset({"irsim"})
+"""Simulators with one environment a process."""
+
+
 def make_control(name: str, id: str, num_envs: int, **options: Any) -> ControlSim:
     """Start a simulator by name. Raises `SimError` for an unknown name, and for an `id` or options that it refuses."""
     if name not in CONTROL_SIMS:

@@ -1,6 +1,6 @@
 """Gymnasium's continuous-control environments as a `ControlSim`: `sim.name=gymnasium sim.id=Hopper-v5`.
 
-Legend: N environments, O observation size, D action size.
+Legend: N environments, O observation size, D action size, H x W image size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from vla_rl.sim.base import SimError
 from vla_rl.sim.control import ControlStep, episode_seed
@@ -68,6 +68,15 @@ class GymnasiumControl:
             self._episodes[row] += 1
             observation[row] = self._begin(row)
         return ControlStep(observation, reward, terminated, truncated, final)
+
+    @property
+    def frame_rate(self) -> float:
+        return float(self._envs[0].metadata["render_fps"])
+
+    def frame(self) -> UInt8[np.ndarray, "H W 3"]:
+        if self._envs[0].render_mode != "rgb_array":
+            raise SimError("Gymnasium makes no pictures of its own accord; set sim.options.render_mode=rgb_array")
+        return np.asarray(self._envs[0].render(), np.uint8)
 
     def close(self) -> None:
         for env in self._envs:

@@ -26,6 +26,7 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
     assert (config.sim.num_envs, config.rl.gamma, config.rl.learning_rate) == (5, 0.9, 1e-4)
     assert config.task.task_ids == (0, 7)
     assert config.policy.checkpoint is None
+    assert load_config(None, ['run.name="1e3"']).run.name == "1e3", "text in quotes is text"
 
 
 def test_a_configuration_survives_its_yaml() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from vla_rl.config import ConfigError
 from vla_rl.config_files import load_config
-from vla_rl.run import Run, RunError, choose_device, config_of
+from vla_rl.run import Run, RunError, choose_device, config_of, place_of
 
 
 def config(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
@@ -55,6 +55,17 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a run"):
         config_of(tmp_path)
+
+
+def test_a_run_directory_that_was_moved_continues_where_it_is(tmp_path: Path) -> None:
+    with Run(config(tmp_path / "before")) as run:
+        (run.checkpoints("sft") / "step_000001").mkdir(parents=True)
+    moved = tmp_path / "007"  # a name that YAML would read as a number
+    (tmp_path / "before" / "a").rename(moved)
+    found = load_config(config_of(moved), place_of(moved))
+    assert found.run.root / found.run.name == moved
+    Run(found).close()
+    assert place_of(config_of(moved)) == place_of(None) == []
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

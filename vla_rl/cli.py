@@ -37,19 +37,19 @@ app.add_typer(sim_commands.app)
 def _load(words: list[str] | None) -> tuple[Config, Path | None]:
     """The configuration that the words of a command mean, and its path."""
     from vla_rl.config_files import load_config
-    from vla_rl.run import config_of
+    from vla_rl.run import config_of, place_of
 
     path, overrides = split(words)
-    return load_config(config_of(path) if path else None, overrides), path
+    return load_config(config_of(path) if path else None, place_of(path) + overrides), path
 
 
 def _load_any(words: list[str] | None) -> tuple[Config | ControlConfig, Path | None]:
     """As `_load`, where either kind of experiment will do."""
     from vla_rl.control_config import load_experiment
-    from vla_rl.run import config_of
+    from vla_rl.run import config_of, place_of
 
     path, overrides = split(words)
-    return load_experiment(config_of(path) if path else None, overrides), path
+    return load_experiment(config_of(path) if path else None, place_of(path) + overrides), path
 
 
 @app.command()

@@ -73,7 +73,7 @@ def apply_override(record: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"the value of the override {override!r} is not valid YAML") from None
-    if isinstance(value, str):
+    if isinstance(value, str) and value == text.strip():  # not where it is in quotes
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4, which has no dot, as a string
             value = float(value)
     *parents, last = key.split(".")

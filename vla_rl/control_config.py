@@ -78,6 +78,8 @@ class ControlEvaluationConfig(Section):
     """Rounds between two evaluations during training; 0: only before and after."""
     bias_episodes: Count = 2
     """Episodes with sampled actions, after each evaluation, that the critics' Q is compared with; 0: none."""
+    videos: Count = 0
+    """Of the last evaluation, so many successes and failures are filmed; Gymnasium wants sim.options.render_mode=rgb_array."""
 
 
 class ControlConfig(Experiment):

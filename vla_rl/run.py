@@ -32,6 +32,7 @@ from vla_rl.tensor_tree import load_tree, save_tree
 
 MAY_CHANGE = {
     "run.root",
+    "run.name",
     "run.resume",
     "run.threads",
     "run.device",
@@ -234,6 +235,14 @@ def config_of(path: Path) -> Path:
             raise ConfigError(f"{path} is a folder without config.yaml, so not a run; give a run directory or a YAML file")
         return path / "config.yaml"
     return path
+
+
+def place_of(path: Path | None) -> list[str]:
+    """Overrides with which the configuration of a run directory means that directory, wherever it was moved to."""
+    if path is None or not path.is_dir():
+        return []
+    directory = path.resolve()
+    return [f"run.root={json.dumps(str(directory.parent))}", f"run.name={json.dumps(directory.name)}"]
 
 
 def choose_device(name: str) -> torch.device:

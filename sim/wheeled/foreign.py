@@ -8,6 +8,8 @@ Legend: N environments (one), K beams, C obstacles, W walls.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +47,9 @@ class IrSimControl(WheeledControl):
 
 def _load() -> ModuleType:
     try:
-        import irsim
+        # Its import tells of each window system that it does not find.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            import irsim
     except ImportError:
         raise SimError("ir-sim is not installed: pip install 'vla_rl[irsim]'") from None
     loaded: ModuleType = irsim
@@ -62,9 +66,11 @@ class IrSimPlants:
         self.clearances = np.full(1, np.inf)
         self.body = np.zeros(1, BODY)
         self._world: Any = None
+        self._scenario: Scenario | None = None
 
     def begin(self, row: int, scenario: Scenario) -> None:
         self.close()
+        self._scenario = scenario
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "world.yaml"
             path.write_text(yaml.safe_dump(world_of(self._settings, scenario)))
@@ -91,6 +97,14 @@ class IrSimPlants:
         # A beam without a return reads range_max, and then gets noise like any other.
         seen = ranges < self._settings.robot.scanner.range_max - 4 * SCAN_NOISE
         self.ranges[0] = np.where(seen, ranges, np.inf)
+
+    def scene(self, row: int) -> tuple[np.ndarray, Float64[np.ndarray, "W 4"]]:
+        assert self._scenario is not None
+        discs = self._scenario.obstacles.copy()
+        # Discs come first in `world_of`, walls after them.
+        for disc, thing in zip(discs, self._world.obstacle_list, strict=False):
+            disc["x"], disc["y"] = thing.state[:2, 0]
+        return discs, self._scenario.walls
 
     def close(self) -> None:
         if self._world is not None:

@@ -62,6 +62,10 @@ class Plants:
             self.wall_counts, self.clearances, self._random,
         )  # fmt: skip
 
+    def scene(self, row: int) -> tuple[np.ndarray, Float64[np.ndarray, "W 4"]]:
+        """Obstacles ([C] of `OBSTACLE`) and walls of a row as they are now."""
+        return self.obstacles[row, : self.obstacle_counts[row]], self.walls[row, : self.wall_counts[row]]
+
     def sweep(self, rows: Int64[np.ndarray, "R"]) -> None:
         """Take new scans in the rows named."""
         layout = self._settings.robot.scanner

@@ -6,14 +6,11 @@ M points of a path, W walls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float64, UInt8
 
 from vla_rl.driving.settings import RobotSettings
-from vla_rl.sim.wheeled.simulator import WheeledControl
 
 BACKGROUND, PATH, TRAIL, WALL, STANDING, MOVING, ROBOT, BEAM = (
     (250, 250, 248), (150, 180, 220), (30, 90, 200), (90, 90, 90), (120, 120, 120), (217, 119, 6), (22, 130, 90), (235, 200, 200),
@@ -69,24 +66,3 @@ class TopView:
     def _pixels(self, points: Float64[np.ndarray, "T 2"]) -> list[tuple[int, int]]:
         moved = (points - self._centre) * self._scale * np.array([1, -1]) + self._size / 2
         return [(round(float(x)), round(float(y))) for x, y in moved]
-
-
-def film_episode(
-    sim: WheeledControl, act: Callable[[Float32[np.ndarray, "N O"]], Float32[np.ndarray, "N D"]], seed: int, size: int = 480
-) -> UInt8[np.ndarray, "T H W 3"]:
-    """Row 0 through the first episode of a seed, a frame a decision; play it at 1 / `decision_period`. Other rows drive along."""
-    observation = sim.reset([seed] * sim.num_envs)
-    plants, scenario = sim.plants, sim.scenarios[0]
-    view = TopView(scenario.path, sim.settings.robot, size)
-
-    def frame() -> np.ndarray:
-        discs, walls = plants.obstacles[0, : plants.obstacle_counts[0]], plants.walls[0, : plants.wall_counts[0]]
-        return view.draw(plants.poses[0], discs, walls, sim.builder.scans.points[0])
-
-    frames = [frame()]
-    while True:
-        outcome = sim.step(act(observation))
-        if outcome.terminated[0] or outcome.truncated[0]:
-            return np.stack(frames)
-        observation = outcome.observation
-        frames.append(frame())

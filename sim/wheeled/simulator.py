@@ -1,6 +1,6 @@
 """N robots that drive side by side in one process: a `ControlSim` whose step is one decision of the policy.
 
-Legend: N environments, R rows that are named, O observation size, D action size.
+Legend: N environments, R rows that are named, O observation size, D action size, H x W image size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from vla_rl.driving.observation import ObservationBuilder
 from vla_rl.driving.path import Paths
@@ -17,6 +17,7 @@ from vla_rl.driving.safety import COLLISION, SafetyLayer, command_of
 from vla_rl.sim.base import SimError
 from vla_rl.sim.control import ControlStep, episode_seed
 from vla_rl.sim.wheeled.plant import Plants
+from vla_rl.sim.wheeled.render import TopView
 from vla_rl.sim.wheeled.reward import Outcome, rewards
 from vla_rl.sim.wheeled.scenario import Scenario, draw
 from vla_rl.sim.wheeled.settings import task_settings
@@ -41,6 +42,8 @@ class WheeledControl:
         self.plants = Plants(self.settings, num_envs)
         self.truth = Paths(num_envs, robot.view.path_spacing, robot.view.path_points)
         """Progress along the path, and errors, of the true poses."""
+        self._view: TopView | None = None
+        """Of row 0's present episode, from its first picture on."""
         self._seeds: list[int] = []
         self._episodes: list[int] = []
         self._rows = np.arange(num_envs)
@@ -74,6 +77,16 @@ class WheeledControl:
             self._begin(ended, observation)
         return ControlStep(observation, outcome.reward, outcome.terminated, outcome.truncated, final, measures)
 
+    @property
+    def frame_rate(self) -> float:
+        return 1 / self.settings.robot.decision_period
+
+    def frame(self) -> UInt8[np.ndarray, "H W 3"]:
+        if self._view is None:
+            self._view = TopView(self.scenarios[0].path, self.settings.robot)
+        discs, walls = self.plants.scene(0)
+        return self._view.draw(self.plants.poses[0], discs, walls, self.builder.scans.points[0])
+
     def close(self) -> None:
         """There is nothing to give back."""
 
@@ -88,6 +101,8 @@ class WheeledControl:
 
     def _begin(self, rows: Int64[np.ndarray, "R"], observation: Float32[np.ndarray, "N O"]) -> None:
         """Start the next episode of the rows named, and write its first observation."""
+        if 0 in rows:
+            self._view = None
         for row in rows:
             scenario = draw(self.settings, episode_seed(self._seeds[row], self._episodes[row]))
             self.scenarios[int(row)] = scenario

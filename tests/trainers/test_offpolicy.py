@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from vla_rl.metrics import Stopwatch, read_metrics
 from vla_rl.replay import ReplayBuffer
 from vla_rl.report.run_files import read_run
 from vla_rl.run import RunError
+from vla_rl.sim.base import SimError
 from vla_rl.sim.control import ControlStep
 from vla_rl.trainers import control
 from vla_rl.trainers.control_evaluation import run_control_episodes, soft_returns
@@ -196,3 +198,41 @@ def test_greedy_environments_act_by_the_middle_of_the_gaussian() -> None:
     middle = np.stack([learner.actor.act(observation) for observation in observations])
     np.testing.assert_array_equal(actions[:, 0], middle[:, 0])
     assert (actions[:, 1] != middle[:, 1]).all() and len(actions) == 10
+
+
+DRIVING = (
+    "sim.name=wheeled",
+    "sim.id=tracking_slow",
+    "sim.options.time_limit=2",
+    "algorithm.hidden=[8]",
+    "run.device=cpu",
+    "off_policy.env_steps=100",
+    "off_policy.round_steps=100",
+    "off_policy.random_steps=100",
+    "evaluation.episodes=3",
+    "evaluation.bias_episodes=0",
+    "evaluation.every=0",
+    "evaluation.videos=2",
+)
+
+
+def test_a_driving_run_leaves_videos_of_its_last_evaluation(tmp_path: Path) -> None:
+    report = control.train(config_of(tmp_path, "drive", *DRIVING))
+    final = json.loads((tmp_path / "drive/evaluation/final.json").read_text())
+    filmed = [episode for episode in final["episodes"] if "video" in episode]
+    assert [episode["seed"] for episode in filmed] == [1, 3], "all fail within two seconds; the first two are shown"
+    for episode in filmed:
+        path = tmp_path / "drive" / episode["video"]
+        assert path.name.endswith("_failure.mp4")
+        video = cv2.VideoCapture(str(path))
+        assert video.get(cv2.CAP_PROP_FRAME_COUNT) == episode["steps"], "one frame before each decision"
+        video.release()
+    page = report.read_text()
+    assert page.count("data:video/mp4") == 2 and "seed 3" in page
+    assert not list((tmp_path / "drive/videos").glob("start*"))
+
+
+def test_videos_are_refused_before_training_where_there_are_no_pictures(tmp_path: Path) -> None:
+    with pytest.raises(SimError, match=r"set sim\.options\.render_mode=rgb_array"):
+        control.train(config_of(tmp_path, "a", *SMALL, "evaluation.videos=1"))
+    assert not (tmp_path / "a").exists()

@@ -21,9 +21,9 @@ from vla_rl.machine import describe_machine
 from vla_rl.sim.control import ControlSim, evaluation_seeds, training_seeds
 from vla_rl.sim.wheeled.baseline import PursuitBaseline
 from vla_rl.sim.wheeled.foreign import IrSimControl
-from vla_rl.sim.wheeled.render import film_episode
 from vla_rl.sim.wheeled.settings import TASKS
 from vla_rl.sim.wheeled.simulator import WheeledControl
+from vla_rl.trainers.control_evaluation import film_episode
 from vla_rl.trainers.driving_evaluation import evaluate_driving
 from vla_rl.video import write_video
 
@@ -77,7 +77,7 @@ def measure(
         if videos is not None:
             sim = WheeledControl(task, 1)
             frames = film_episode(sim, PursuitBaseline(sim.builder, sim.settings.target_speed).act, evaluation_seeds(1)[0])
-            write_video(videos / f"{task}.mp4", frames, fps=1 / sim.settings.robot.decision_period)
+            write_video(videos / f"{task}.mp4", frames, fps=sim.frame_rate)
         if foreign_episodes:
             found.drivers[f"ir-sim {task}"] = _drive(IrSimControl(task, 1), foreign_episodes)
             on_progress(found)

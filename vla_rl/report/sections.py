@@ -283,7 +283,7 @@ def _filmed(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "steps": episode.get("steps"),
                 "return": episode.get("return"),
                 "instruction": instructions.get((spec.get("suite"), spec.get("task_id")), ""),
-                "spec": describe_spec(spec),
+                "spec": describe_spec(spec) if spec else f"seed {episode.get('seed')}",
             }
         )
     good, bad = ([card for card in filmed if card["success"] is wanted] for wanted in (True, False))

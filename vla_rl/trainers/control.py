@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,8 +15,8 @@ from vla_rl.policies.gaussian import GaussianPolicy
 from vla_rl.report import write_report
 from vla_rl.run import Run, choose_device, set_threads
 from vla_rl.sim.control import ControlSim
-from vla_rl.sim.control_registry import make_control
-from vla_rl.trainers.control_evaluation import ROWS, evaluate_control
+from vla_rl.sim.control_registry import ONE_ROW, make_control
+from vla_rl.trainers.control_evaluation import ROWS, evaluate_control, record_videos, require_film
 from vla_rl.trainers.offpolicy import train_offpolicy
 
 
@@ -26,7 +27,11 @@ def open_control(config: ControlConfig, num_envs: int) -> ControlSim:
 def _open_judge(config: ControlConfig) -> ControlSim:
     """The simulator of evaluations, apart from that of training, whose episodes they must not disturb."""
     evaluation = config.evaluation
-    return open_control(config, max(min(evaluation.episodes, ROWS), evaluation.bias_episodes))
+    rows = 1 if config.sim.name in ONE_ROW else max(min(evaluation.episodes, ROWS), evaluation.bias_episodes)
+    judge = open_control(config, rows)
+    if evaluation.videos:
+        require_film(judge)
+    return judge
 
 
 def train(config: ControlConfig) -> Path:
@@ -47,11 +52,24 @@ def evaluate_policy(config: ControlConfig, path: Path | None) -> Path:
     if path is None or path.is_file():
         raise ConfigError("there is no policy to evaluate; give a run directory")
     policy = GaussianPolicy.load(path, choose_device(config.run.device))
-    name = f"{config.sim.id.replace('/', '_')}_{config.evaluation.episodes}_version_{policy.version}"
+    evaluation, directory = config.evaluation, config.run.root / config.run.name
+    name = f"{config.sim.name}_{config.sim.id.replace('/', '_')}_{evaluation.episodes}_version_{policy.version}"
     with closing(_open_judge(config)) as judge:
-        record = evaluate_control(policy, judge, config.evaluation.episodes, name, policy.version)
-    destination = config.run.root / config.run.name / "evaluation" / f"{name}.json"
+        record = evaluate_control(policy, judge, evaluation.episodes, name, policy.version)
+        if evaluation.videos:
+            record_videos(record, judge, policy, directory, evaluation.videos)
+    destination = directory / "evaluation" / f"{name}.json"
     write_json(destination, record)
-    found = record["return"]
-    Console().print(f"return {found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f}) of {found['episodes']} episodes")
+    Console().print(_told(record))
     return destination
+
+
+def _told(record: dict[str, Any]) -> str:
+    """An evaluation in a few lines."""
+    found = record["return"]
+    lines = [f"return {found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f}) of {found['episodes']} episodes"]
+    if "total" in record:
+        total = record["total"]
+        lines.append(f"success {total['successes']}/{total['episodes']} ({total['low']:.1%} to {total['high']:.1%})")
+    lines += [f"{name} {value:.4g}" for name, value in record["measures"].items() if name != "success"]
+    return "\n".join(lines)

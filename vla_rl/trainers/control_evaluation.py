@@ -1,6 +1,6 @@
 """How well a Gaussian policy controls, on episodes that training never sees, and how far the critics are from the truth.
 
-Legend: N environments, O observation size, D action size, T control steps.
+Legend: N environments, O observation size, D action size, T control steps or frames, H x W image size.
 """
 
 from __future__ import annotations
@@ -8,18 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
 from vla_rl.algorithms.dsac_t import DsacT
 from vla_rl.control_config import ControlConfig
 from vla_rl.evaluate import wilson_interval, write_json
 from vla_rl.policies.gaussian import GaussianPolicy
 from vla_rl.run import Run
-from vla_rl.sim.control import ControlSim, evaluation_seeds
+from vla_rl.sim.base import SimError
+from vla_rl.sim.control import ControlSim, Filmable, evaluation_seeds
+from vla_rl.video import write_video
 
 ROWS = 16
 """At most so many episodes of an evaluation side by side."""
@@ -61,6 +64,41 @@ def run_control_episodes(
     return found
 
 
+def film_episode(
+    sim: Filmable, act: Callable[[Float32[np.ndarray, "N O"]], Float32[np.ndarray, "N D"]], seed: int
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Row 0 through the first episode of a seed, a frame for each control step; other rows play along."""
+    observation = sim.reset([seed] * sim.num_envs)
+    frames = [sim.frame()]
+    while True:
+        outcome = sim.step(act(observation))
+        if outcome.terminated[0] or outcome.truncated[0]:
+            return np.stack(frames)
+        observation = outcome.observation
+        frames.append(sim.frame())
+
+
+def require_film(sim: ControlSim) -> None:
+    """Raises `SimError` where a simulator cannot be filmed."""
+    if not isinstance(sim, Filmable):
+        raise SimError("this simulator makes no pictures; set evaluation.videos=0")
+    sim.reset(evaluation_seeds(1) * sim.num_envs)
+    sim.frame()
+
+
+def record_videos(record: dict[str, Any], sim: ControlSim, policy: GaussianPolicy, run_directory: Path, count: int) -> None:
+    """Film the first `count` successes and failures of an evaluation (just the first, where nothing tells) by playing them
+    again, and name the files in its record."""
+    assert isinstance(sim, Filmable)
+    episodes = record["episodes"]
+    for wanted in sorted({episode.get("success") for episode in episodes}, reverse=True):
+        for episode in [e for e in episodes if e.get("success") == wanted][:count]:
+            label = {None: "", 0.0: "_failure", 1.0: "_success"}[wanted]
+            path = Path("videos") / f"{record['name']}_seed{episode['seed']}{label}.mp4"
+            write_video(run_directory / path, film_episode(sim, policy.act, episode["seed"]), fps=sim.frame_rate)
+            episode["video"] = str(path)
+
+
 def evaluate_control(policy: GaussianPolicy, sim: ControlSim, episodes: int, name: str, step: int) -> dict[str, Any]:
     """The record of an evaluation with the middle of the Gaussian as the action; seeds are `evaluation_seeds`."""
     began = time.perf_counter()
@@ -88,15 +126,17 @@ def evaluate_control(policy: GaussianPolicy, sim: ControlSim, episodes: int, nam
     return record
 
 
-def evaluate_once(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, name: str, step: int) -> None:
-    """Evaluate and save `evaluation/NAME.json`, unless it is there."""
+def evaluate_once(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, name: str, step: int, videos: int = 0) -> None:
+    """Evaluate and save `evaluation/NAME.json`, unless it is there; of so many episodes of each outcome also videos."""
     path = run.directory / "evaluation" / f"{name}.json"
     if path.exists():
         return
     config = run.config.evaluation
     record = evaluate_control(learner.actor, sim, config.episodes, name, step)
     if config.bias_episodes:
-        record["q"] = q_bias(learner, sim, evaluation_seeds(config.bias_episodes))
+        record["q"] = q_bias(learner, sim, evaluation_seeds(min(config.bias_episodes, sim.num_envs)))
+    if videos:
+        record_videos(record, sim, learner.actor, run.directory, videos)
     write_json(path, record)
 
 

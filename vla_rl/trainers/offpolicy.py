@@ -53,7 +53,7 @@ def train_offpolicy(run: Run[ControlConfig], sim: ControlSim, judge: ControlSim,
             if _is_boundary(config, state["step"]) or _is_over(run, state):
                 run.save(PHASE, state["step"], learner.actor, learner.optimizers, _record(state, learner, replay))
             progress.advance(_note(stats), to=state["step"])
-    evaluate_once(run, judge, learner, "final", state["step"])
+    evaluate_once(run, judge, learner, "final", state["step"], run.config.evaluation.videos)
     return int(state["step"])
 
 

@@ -54,3 +54,17 @@ def test_it_drives_scans_and_collides_as_ours_does() -> None:
     assert 0.5 < math.hypot(*way) < 0.9, "two seconds at up to 0.4 m/s"
     assert outcome.observation.shape == (1, sim.observation_dim)
     sim.close()
+
+
+@needs_irsim
+def test_pictures_show_where_those_who_walk_are_now() -> None:
+    sim = IrSimControl("tracking_slow", 1, scene={"moving": (1, 1), "standing": (1, 1)})
+    sim.reset([1])
+    before, first = sim.plants.scene(0)[0].copy(), sim.frame()
+    for _ in range(20):
+        sim.step(np.zeros((1, 2), np.float32))
+    after, last = sim.plants.scene(0)[0], sim.frame()
+    sim.close()
+    moved = np.hypot(after["x"] - before["x"], after["y"] - before["y"]) > 0.05
+    np.testing.assert_array_equal(moved, before["speed"] != 0)
+    assert first.shape == last.shape == (480, 480, 3) and (first != last).any()
