@@ -22,6 +22,7 @@ from vla_rl.robot.arbiter import Arbiter, Decision, Proposal, Situation, Source
 from vla_rl.robot.endings import Ending
 from vla_rl.robot.record import RobotLog
 from vla_rl.robot.supervision import SupervisionSettings
+from vla_rl.robot.schedule import DecisionSchedule
 from vla_rl.robot.watchdog import Watchdog
 
 Act = Callable[[Float32[np.ndarray, "1 O"]], Float32[np.ndarray, "1 2"]]
@@ -74,7 +75,7 @@ class WheeledCore:
         self._proposal: Proposal | None = None
         self._outside: dict[str, str] = {}
         self._has_path = False
-        self._countdown = 0
+        self._schedule = DecisionSchedule(settings.decision_ticks, settings.decision_period)
         self._began: float | None = None
         self._fault_since: float | None = None
         self._policy_seconds = 0.0
@@ -94,6 +95,7 @@ class WheeledCore:
             if problem is None:
                 self.builder.scan(ranges[None], _ROW)
                 problem = scan_problem(self.settings, self.builder.scans, 0)
+                self._schedule.scan(self._clock())
             self._feed(self._scan, measured, problem)
 
     def on_odometry(
@@ -118,7 +120,7 @@ class WheeledCore:
             self.builder.start(0, points)
             self.builder.commands[:] = commands
             self._has_path, self._proposal = True, None
-            self._countdown = 0
+            self._schedule.restart()
 
     def on_goal(self, points: Float64[np.ndarray, "2 2"]) -> None:
         """As `on_path`, where the end is all that counts. Raises `ValueError` for a policy that follows paths."""
@@ -185,7 +187,8 @@ class WheeledCore:
             # Bumpless: limits act from the motion that the robot has, not from one that it was once told.
             self.builder.commands[0] = self.builder.velocities[0] if self._moves() else 0.0
             self._began, self.ending, self._fault_since = now, None, None
-            self._countdown, self._proposal = 0, None
+            self._schedule.restart()
+            self._proposal = None
             self._event("start", now)
 
     def stop(self, ending: Ending = Ending.OPERATOR_ABORT) -> None:
@@ -233,14 +236,15 @@ class WheeledCore:
             return made
 
     def _decide_with_policy(self, now: float) -> None:
-        """Ask the policy every `decision_ticks` ticks, if its inputs are good."""
+        """Ask the policy where its schedule says so, if its inputs are good."""
         if not self.arbiter.running or self._act is None:
             self._proposal = None
             return
         if self._faults(now):
-            self._proposal, self._countdown = None, 0
+            self._proposal = None
+            self._schedule.restart()
             return
-        if self._countdown == 0:
+        if self._schedule.tick():
             observed = now - max(self._scan.age(now) if self.settings.scans else 0.0, self._odometry.age(now))
             began = time.perf_counter()
             self.builder.observe(_ROW, self.observation)
@@ -248,9 +252,7 @@ class WheeledCore:
             self._policy_seconds = time.perf_counter() - began
             command = command_of(self.settings, action)[0] if np.isfinite(action).all() else np.full(2, np.nan)
             self._proposal = Proposal(command, observed)
-            self._countdown = self.settings.decision_ticks
             self._latency = self._clock() - observed
-        self._countdown -= 1
 
     def _faults(self, now: float) -> list[str]:
         needed = [self._odometry] + ([self._scan] if self.settings.scans else [])
