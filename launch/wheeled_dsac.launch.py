@@ -5,6 +5,7 @@ ros2 launch launch/wheeled_dsac.launch.py export:=/path/to/export fake_base:=tru
 """
 
 import sys
+from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, Shutdown
 from launch.conditions import IfCondition
@@ -33,6 +34,7 @@ PARAMETERS = {
     "log": ("", str, "file of the append-only log"),
 }
 """Parameters of the policy's node; the others are set in a file: params_file:=..."""
+SHIPPED = str(Path(__file__).with_name("wheeled_params.yaml"))
 TOPICS = ("scan", "odom", "path", "goal_pose", "estop", "joy", "teleop_cmd_vel", "cmd_vel")
 
 
@@ -44,7 +46,7 @@ def generate_launch_description() -> LaunchDescription:
     arguments += [
         DeclareLaunchArgument("namespace", default_value="", description="of all nodes"),
         DeclareLaunchArgument("python", default_value=sys.executable, description="interpreter that has vla_rl"),
-        DeclareLaunchArgument("params_file", default_value="/dev/null", description="YAML file with more parameters"),
+        DeclareLaunchArgument("params_file", default_value=SHIPPED, description="YAML file with more parameters"),
         DeclareLaunchArgument("fake_base", default_value="false", description="also start the simulated base"),
     ]
     typed = {name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, (_, kind, _) in PARAMETERS.items()}

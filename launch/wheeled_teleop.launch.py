@@ -7,9 +7,9 @@ ros2 launch launch/wheeled_teleop.launch.py robot:=my_robot.yaml teleop:=twist t
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
-from launch.conditions import LaunchConfigurationEquals
+from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import EqualsSubstitution, LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
@@ -27,7 +27,7 @@ def generate_launch_description() -> LaunchDescription:
         namespace=LaunchConfiguration("namespace"),
         parameters=[{"autorepeat_rate": 20.0}],  # a stick that is held still must not look like a lost operator
         remappings=[("joy", LaunchConfiguration("joy"))],
-        condition=LaunchConfigurationEquals("teleop", "joy"),
+        condition=IfCondition(EqualsSubstitution(LaunchConfiguration("teleop"), "joy")),
     )
     return LaunchDescription(
         [

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 from vla_rl.robot.nodes.parameters import FAKE_BASE, WHEELED_POLICY
 
@@ -17,11 +18,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "launch"
 NAMES = {
     "launch": ("LaunchDescription",),
     "launch.actions": ("DeclareLaunchArgument", "EmitEvent", "IncludeLaunchDescription", "RegisterEventHandler", "Shutdown"),
-    "launch.conditions": ("IfCondition", "LaunchConfigurationEquals"),
+    "launch.conditions": ("IfCondition",),
     "launch.event_handlers": ("OnProcessStart",),
     "launch.events": ("matches_action",),
     "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
-    "launch.substitutions": ("LaunchConfiguration",),
+    "launch.substitutions": ("EqualsSubstitution", "LaunchConfiguration"),
     "launch_ros": (),
     "launch_ros.actions": ("LifecycleNode", "Node"),
     "launch_ros.event_handlers": ("OnStateTransition",),
@@ -71,6 +72,9 @@ def test_the_policy_is_configured_then_activated(fake_launch: None) -> None:
     used = {value.args[0].args[0] for value in parameters.values()}
     used |= {target.args[0] for node in (policy, base) for _, target in node.kwargs["remappings"]}
     assert used | {"namespace", "python", "params_file", "fake_base"} == set(declared)
+    (file,) = yaml.safe_load_all(Path(declared["params_file"]["default_value"]).read_text())
+    shipped = file["/**"]["ros__parameters"]
+    assert shipped == {name: WHEELED_POLICY[name][0] for name in shipped} and not set(shipped) & set(parameters)
     started, configured, refused = (action.args[0] for action in made if action.kind == "RegisterEventHandler")
     assert started.kwargs["target_action"] is policy
     assert started.kwargs["on_start"][0].kwargs["event"].kwargs["transition_id"] == Transition.TRANSITION_CONFIGURE
