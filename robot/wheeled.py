@@ -21,8 +21,8 @@ from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.arbiter import Arbiter, Decision, Proposal, Situation, Source
 from vla_rl.robot.endings import Ending
 from vla_rl.robot.record import RobotLog
-from vla_rl.robot.supervision import SupervisionSettings
 from vla_rl.robot.schedule import DecisionSchedule
+from vla_rl.robot.supervision import SupervisionSettings
 from vla_rl.robot.watchdog import Watchdog
 
 Act = Callable[[Float32[np.ndarray, "1 O"]], Float32[np.ndarray, "1 2"]]
