@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+VALIDATION = 1_000_000
+"""Evaluations have at most so many episodes."""
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
@@ -94,3 +96,8 @@ def training_seeds(run_seed: int, step: int, count: int) -> list[int]:
 def evaluation_seeds(count: int) -> list[int]:
     """Odd seeds, the same for every run."""
     return [2 * index + 1 for index in range(count)]
+
+
+def validation_seeds(count: int) -> list[int]:
+    """Other odd seeds: by them a run may choose among its policies without looking at what it is judged by."""
+    return [2 * index + 1 for index in range(VALIDATION, VALIDATION + count)]

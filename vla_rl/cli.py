@@ -120,11 +120,12 @@ def serve(
 def export(
     run: Annotated[Path, typer.Argument(help="Run directory of a driving policy.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; by default RUN/export.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The policy that did best during training, not the last one.")] = False,
 ) -> None:
     """policy.onnx and manifest.json of a driving policy, for robots without torch; proven equal to the trained policy."""
     from vla_rl.export import export_run
 
-    Console().print(f"export: {export_run(run, out)}", soft_wrap=True)
+    Console().print(f"export: {export_run(run, out, best)}", soft_wrap=True)
 
 
 @app.command()

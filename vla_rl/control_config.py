@@ -73,11 +73,14 @@ class OffPolicyConfig(Section):
 
 class ControlEvaluationConfig(Section):
     episodes: Positive = 10
-    """Episodes of each evaluation, with seeds that training never uses; the policy takes the middle of its Gaussian."""
+    """Episodes of each evaluation, with seeds that training never uses; the policy takes the middle of its Gaussian. Those
+    during training have other seeds than those before and after it, and choose the best policy."""
     every: Count = 10
     """Rounds between two evaluations during training; 0: only before and after."""
     bias_episodes: Count = 2
     """Episodes with sampled actions, after each evaluation, that the critics' Q is compared with; 0: none."""
+    policy: Literal["last", "best"] = "last"
+    """Which policy of a run `vla-rl evaluate` takes."""
     videos: Count = 0
     """Of the last evaluation, so many successes and failures are filmed; Gymnasium wants sim.options.render_mode=rgb_array."""
 

@@ -33,6 +33,7 @@ from vla_rl.driving.manifest import (
     record_sha256,
 )  # fmt: skip
 from vla_rl.driving.settings import RobotSettings
+from vla_rl.policies.best import chosen_policy
 from vla_rl.policies.gaussian import GaussianPolicy
 from vla_rl.robot.exported import ExportedPolicy
 from vla_rl.run import config_of
@@ -62,8 +63,8 @@ class _Deterministic(nn.Module):
         return action, torch.relu(action) * self.high - torch.relu(-action) * self.low
 
 
-def export_run(run: Path, folder: Path | None = None) -> Path:
-    """Export the newest policy of a run directory into `folder`, by default `export` in the run; returns it.
+def export_run(run: Path, folder: Path | None = None, best: bool = False) -> Path:
+    """Export the newest (or best) policy of a run directory into `folder`, by default `export` in the run; returns it.
 
     Raises `ExportError` where the run drives no wheeled robot, where `folder` is something else, and where the exported policy
     does not act like the trained one.
@@ -71,7 +72,7 @@ def export_run(run: Path, folder: Path | None = None) -> Path:
     config = load_experiment(config_of(run))
     if not isinstance(config, ControlConfig) or config.sim.name not in ("wheeled", "irsim") or config.sim.id not in TASKS:
         raise ExportError(f"{run} trained no driving policy; only runs with sim.name=wheeled can be exported")
-    return export_policy(GaussianPolicy.load(run), config, folder or run / "export")
+    return export_policy(chosen_policy(run, best), config, folder or run / "export")
 
 
 def export_policy(policy: GaussianPolicy, config: ControlConfig, folder: Path) -> Path:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,9 @@ from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.config import ConfigError
 from vla_rl.control_config import AlgorithmConfig, ControlConfig, OffPolicyConfig, load_experiment
 from vla_rl.metrics import Stopwatch, read_metrics
+from vla_rl.policies import PolicyError
+from vla_rl.policies.best import best_policy, chosen_policy, keep_best
+from vla_rl.policies.gaussian import GaussianPolicy
 from vla_rl.replay import ReplayBuffer
 from vla_rl.report.run_files import read_run
 from vla_rl.run import RunError
@@ -58,7 +62,7 @@ def start(root: Path, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def finished(directory: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, dict[str, float]]], list[list[float]]]:
+def finished(directory: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, dict[str, float]]], list[list[Any]]]:
     """All tensors of the last checkpoint, every metric that does not measure time, and the returns of all evaluations."""
     checkpoint = latest_checkpoint(directory / "checkpoints" / "off_policy")
     assert checkpoint is not None and checkpoint.name == "step_002400"
@@ -71,7 +75,7 @@ def finished(directory: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, di
         for record in read_metrics(directory)
     ]
     evaluations = [json.loads(path.read_text()) for path in sorted((directory / "evaluation").glob("*.json"))]
-    return tensors, records, [[e["return"]["mean"], e["q"]["bias"]] for e in evaluations]
+    return tensors, records, [[e["return"]["mean"], e.get("q")] for e in evaluations]
 
 
 def test_a_run_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path) -> None:
@@ -96,7 +100,8 @@ def test_a_run_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path)
     tensors_again, records_again, evaluations_again = finished(tmp_path / "killed")
     assert [step for step, _ in records] == list(range(200, 2401, 200))
     assert records_again == records and evaluations_again == evaluations
-    assert len(evaluations) == 7 and set(tensors) == set(tensors_again)
+    assert len(evaluations) == 9, "before, at six steps, at the end, and of the best policy"
+    assert set(tensors) == set(tensors_again)
     for name, value in tensors.items():
         np.testing.assert_array_equal(tensors_again[name], value, err_msg=name)
 
@@ -236,3 +241,35 @@ def test_videos_are_refused_before_training_where_there_are_no_pictures(tmp_path
     with pytest.raises(SimError, match=r"set sim\.options\.render_mode=rgb_array"):
         control.train(config_of(tmp_path, "a", *SMALL, "evaluation.videos=1"))
     assert not (tmp_path / "a").exists()
+
+
+def test_the_best_policy_is_kept_and_chosen_by_other_episodes_than_it_is_judged_by(tmp_path: Path) -> None:
+    plan = ("off_policy.env_steps=600", "off_policy.round_steps=200", "off_policy.random_steps=200", "evaluation.every=1")
+    config = config_of(tmp_path, "a", *SMALL, *plan)
+    control.train(config)
+    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "a/evaluation").glob("*.json")}
+    validated = {record["step"]: record["return"]["mean"] for name, record in records.items() if name.startswith("step_")}
+    assert set(validated) == {200, 400, 600}
+    best = max(validated, key=lambda step: validated[step])
+    assert [folder.name for folder in (tmp_path / "a/best").iterdir()] == [f"step_{best:08d}"]
+    seeds = {name: {episode["seed"] for episode in record["episodes"]} for name, record in records.items()}
+    assert seeds["start"] == seeds["final"] == {1, 3} and not seeds["step_00000400"] & seeds["final"]
+    judged = json.loads(control.evaluate_policy(with_best(config), tmp_path / "a").read_text())
+    assert judged["return"] == records["final" if best == 600 else "best"]["return"]
+
+
+def with_best(config: ControlConfig) -> ControlConfig:
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"policy": "best"})})
+
+
+def test_one_best_policy_is_kept(tmp_path: Path) -> None:
+    assert best_policy(tmp_path) is None
+    for step, bias in ((100, 0.1), (200, 0.2)):
+        policy = GaussianPolicy(2, 1, (4,))
+        with torch.no_grad():
+            policy.network[-1].bias[0] = bias
+        keep_best(tmp_path, policy, step)
+    found = best_policy(tmp_path)
+    assert found is not None and found[1] == 200 and found[0].network[-1].bias[0].item() == pytest.approx(0.2)
+    with pytest.raises(PolicyError, match=r"no best policy.*evaluation\.every"):
+        chosen_policy(tmp_path / "other", best=True)

@@ -11,10 +11,10 @@ from rich.console import Console
 from vla_rl.config import ConfigError
 from vla_rl.control_config import ControlConfig
 from vla_rl.evaluate import write_json
-from vla_rl.policies.gaussian import GaussianPolicy
+from vla_rl.policies.best import BEST, chosen_policy
 from vla_rl.report import write_report
 from vla_rl.run import Run, choose_device, set_threads
-from vla_rl.sim.control import ControlSim
+from vla_rl.sim.control import ControlSim, evaluation_seeds
 from vla_rl.sim.control_registry import ONE_ROW, make_control
 from vla_rl.trainers.control_evaluation import ROWS, evaluate_control, record_videos, require_film
 from vla_rl.trainers.offpolicy import train_offpolicy
@@ -47,15 +47,15 @@ def train(config: ControlConfig) -> Path:
 
 
 def evaluate_policy(config: ControlConfig, path: Path | None) -> Path:
-    """Evaluate the newest policy of the run directory `path` on the evaluation's seeds; returns the JSON's path."""
+    """Evaluate a policy of the run directory `path` on the held-out seeds; returns the JSON's path."""
     set_threads(config.run.threads)
     if path is None or path.is_file():
         raise ConfigError("there is no policy to evaluate; give a run directory")
-    policy = GaussianPolicy.load(path, choose_device(config.run.device))
+    policy = chosen_policy(path, config.evaluation.policy == BEST, choose_device(config.run.device))
     evaluation, directory = config.evaluation, config.run.root / config.run.name
     name = f"{config.sim.name}_{config.sim.id.replace('/', '_')}_{evaluation.episodes}_version_{policy.version}"
     with closing(_open_judge(config)) as judge:
-        record = evaluate_control(policy, judge, evaluation.episodes, name, policy.version)
+        record = evaluate_control(policy, judge, evaluation_seeds(evaluation.episodes), name, policy.version)
         if evaluation.videos:
             record_videos(record, judge, policy, directory, evaluation.videos)
     destination = directory / "evaluation" / f"{name}.json"

@@ -5,6 +5,7 @@ Legend: N environments, O observation size, D action size, T control steps or fr
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from jaxtyping import Float, Float32, UInt8
 from vla_rl.algorithms.dsac_t import DsacT
 from vla_rl.control_config import ControlConfig
 from vla_rl.evaluate import wilson_interval, write_json
+from vla_rl.policies.best import BEST, best_policy, keep_best
 from vla_rl.policies.gaussian import GaussianPolicy
 from vla_rl.run import Run
 from vla_rl.sim.base import SimError
-from vla_rl.sim.control import ControlSim, Filmable, evaluation_seeds
+from vla_rl.sim.control import ControlSim, Filmable, evaluation_seeds, validation_seeds
 from vla_rl.video import write_video
 
 ROWS = 16
@@ -99,10 +101,10 @@ def record_videos(record: dict[str, Any], sim: ControlSim, policy: GaussianPolic
             episode["video"] = str(path)
 
 
-def evaluate_control(policy: GaussianPolicy, sim: ControlSim, episodes: int, name: str, step: int) -> dict[str, Any]:
-    """The record of an evaluation with the middle of the Gaussian as the action; seeds are `evaluation_seeds`."""
-    began = time.perf_counter()
-    outcomes = run_control_episodes(sim, policy.act, evaluation_seeds(episodes))
+def evaluate_control(policy: GaussianPolicy, sim: ControlSim, seeds: Sequence[int], name: str, step: int) -> dict[str, Any]:
+    """The record of an evaluation with the middle of the Gaussian as the action."""
+    began, episodes = time.perf_counter(), len(seeds)
+    outcomes = run_control_episodes(sim, policy.act, seeds)
     returns = np.array([outcome.total_reward for outcome in outcomes])
     spread = float(returns.std(ddof=1)) if episodes > 1 else 0.0
     half = 1.96 * spread / np.sqrt(episodes)
@@ -126,18 +128,45 @@ def evaluate_control(policy: GaussianPolicy, sim: ControlSim, episodes: int, nam
     return record
 
 
-def evaluate_once(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, name: str, step: int, videos: int = 0) -> None:
+def evaluate_held_out(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, name: str, step: int, videos: int = 0) -> None:
     """Evaluate and save `evaluation/NAME.json`, unless it is there; of so many episodes of each outcome also videos."""
-    path = run.directory / "evaluation" / f"{name}.json"
+    path = _record_path(run, name)
     if path.exists():
         return
     config = run.config.evaluation
-    record = evaluate_control(learner.actor, sim, config.episodes, name, step)
+    record = evaluate_control(learner.actor, sim, evaluation_seeds(config.episodes), name, step)
     if config.bias_episodes:
         record["q"] = q_bias(learner, sim, evaluation_seeds(min(config.bias_episodes, sim.num_envs)))
     if videos:
         record_videos(record, sim, learner.actor, run.directory, videos)
     write_json(path, record)
+
+
+def validate(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, step: int) -> None:
+    """Evaluate on `validation_seeds` and save `evaluation/step_STEP.json`, unless it is there. The policy with the largest mean
+    return so far is kept in `best/step_STEP`."""
+    path = _record_path(run, f"step_{step:08d}")
+    if path.exists():
+        return
+    config = run.config.evaluation
+    record = evaluate_control(learner.actor, sim, validation_seeds(config.episodes), path.stem, step)
+    if config.bias_episodes:
+        record["q"] = q_bias(learner, sim, validation_seeds(min(config.bias_episodes, sim.num_envs)))
+    earlier = [json.loads(other.read_text())["return"]["mean"] for other in path.parent.glob("step_*.json")]
+    if record["return"]["mean"] > max(earlier, default=-np.inf):
+        keep_best(run.directory, learner.actor, step)
+    write_json(path, record)
+
+
+def evaluate_best(run: Run[ControlConfig], sim: ControlSim, step: int) -> None:
+    """Evaluate the best policy, unless it is that of `step`, on the held-out seeds, too: `evaluation/best.json`."""
+    path, found = _record_path(run, BEST), best_policy(run.directory)
+    if found is not None and found[1] != step and not path.exists():
+        write_json(path, evaluate_control(found[0], sim, evaluation_seeds(run.config.evaluation.episodes), BEST, found[1]))
+
+
+def _record_path(run: Run[ControlConfig], name: str) -> Path:
+    return run.directory / "evaluation" / f"{name}.json"
 
 
 @torch.no_grad()

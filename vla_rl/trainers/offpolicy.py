@@ -18,7 +18,7 @@ from vla_rl.progress import Progress
 from vla_rl.replay import ReplayBuffer
 from vla_rl.run import Run
 from vla_rl.sim.control import ControlSim, training_seeds
-from vla_rl.trainers.control_evaluation import evaluate_once
+from vla_rl.trainers.control_evaluation import evaluate_best, evaluate_held_out, validate
 from vla_rl.trainers.experience import Experience
 
 PHASE = "off_policy"
@@ -53,7 +53,9 @@ def train_offpolicy(run: Run[ControlConfig], sim: ControlSim, judge: ControlSim,
             if _is_boundary(config, state["step"]) or _is_over(run, state):
                 run.save(PHASE, state["step"], learner.actor, learner.optimizers, _record(state, learner, replay))
             progress.advance(_note(stats), to=state["step"])
-    evaluate_once(run, judge, learner, "final", state["step"], run.config.evaluation.videos)
+    _evaluate_when_due(run, judge, learner, state["step"])
+    evaluate_held_out(run, judge, learner, "final", state["step"], run.config.evaluation.videos)
+    evaluate_best(run, judge, state["step"])
     return int(state["step"])
 
 
@@ -105,9 +107,9 @@ def _is_boundary(config: OffPolicyConfig, step: int) -> bool:
 def _evaluate_when_due(run: Run[ControlConfig], judge: ControlSim, learner: DsacT, step: int) -> None:
     every = run.config.evaluation.every * run.config.off_policy.round_steps
     if step == 0:
-        evaluate_once(run, judge, learner, "start", 0)
+        evaluate_held_out(run, judge, learner, "start", 0)
     elif every and step % every == 0:
-        evaluate_once(run, judge, learner, f"step_{step:08d}", step)
+        validate(run, judge, learner, step)
 
 
 def _episode_statistics(finished: list[dict[str, float]]) -> dict[str, float]:
