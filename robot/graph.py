@@ -104,7 +104,7 @@ def run_graph(processes: Sequence[Process], say: Callable[[str], None]) -> int:
     Returns the exit code: 0 where all ended as they were told to.
     """
     with _stop_signals() as asked, contextlib.ExitStack() as stack:
-        running = {process.name: stack.enter_context(_started(process, say)) for process in processes}
+        running = {process.name: stack.enter_context(started(process, say)) for process in processes}
         say(f"logs: {processes[0].output.parent}; Ctrl-C stops the robot")
         ended: str | None = None
         while not asked.wait(0.1) and ended is None:
@@ -130,7 +130,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _started(process: Process, say: Callable[[str], None]) -> Iterator[subprocess.Popen[str]]:
+def started(process: Process, say: Callable[[str], None]) -> Iterator[subprocess.Popen[str]]:
     """Its own session: a Ctrl-C of the terminal reaches us alone, and we stop the processes in order."""
     process.output.parent.mkdir(parents=True, exist_ok=True)
     program = subprocess.Popen(

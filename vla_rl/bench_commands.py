@@ -206,6 +206,27 @@ def bench_dsac_learning(
     show(dsac_learning.tables(outcomes), dsac_learning.to_dict(outcomes), json_path, as_markdown)
 
 
+@app.command("rehearsal")
+def bench_rehearsal(
+    export: Annotated[Path, typer.Argument(help="Folder that `vla-rl export` wrote.")],
+    episodes: Annotated[int, typer.Option(min=1, help="Held-out episodes, in real time.")] = 20,
+    json_path: JsonPath = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as markdown.")] = False,
+) -> None:
+    """An exported driving policy through the whole ROS 2 graph, beside the same episodes in the simulator alone."""
+    from vla_rl.bench import rehearsal
+    from vla_rl.bench.output import show
+    from vla_rl.robot_commands import require_ros
+
+    def tell(pair: rehearsal.Pair) -> None:
+        errors = f"{pair.simulator.cross_track:.3f} m in the simulator, {pair.graph.cross_track:.3f} m through the graph"
+        print(f"seed {pair.seed}: {errors}", file=sys.stderr, flush=True)
+
+    require_ros()
+    pairs = rehearsal.measure(export, episodes, on_pair=tell)
+    show([rehearsal.table(pairs)], rehearsal.to_dict(pairs), json_path, as_markdown)
+
+
 @app.command("wheeled")
 def bench_wheeled(
     tasks: Annotated[list[str] | None, typer.Argument(metavar="[TASKS]...", help="tracking_slow, goal_fast, ...; all.")] = None,

@@ -15,7 +15,7 @@ from rich.console import Console
 app = typer.Typer(name="robot", help="Drive robots over ROS 2, and try policies on recordings.", no_args_is_help=True)
 
 
-def _require_ros() -> None:
+def require_ros() -> None:
     from vla_rl.config import ConfigError
 
     if importlib.util.find_spec("rclpy") is None:
@@ -40,7 +40,7 @@ def up(
     """Start the nodes of `launch/wheeled_dsac.launch.py` where only the PyPI wheels are; Ctrl-C stops them in order."""
     from vla_rl.robot.graph import run_graph, wheeled_graph
 
-    _require_ros()
+    require_ros()
     processes = wheeled_graph(export, base, parameters or [], namespace, remap or [], logs)
     raise typer.Exit(run_graph(processes, lambda text: print(text, flush=True)))
 
@@ -51,7 +51,7 @@ def call(
     node: Annotated[str, typer.Option(help="Name of the policy's node, with its namespace.")] = "wheeled_policy",
 ) -> None:
     """Ask the policy's node for something, as `ros2 service call` does; exit code 1 where it refuses."""
-    _require_ros()
+    require_ros()
     arguments = [sys.executable, "-m", "vla_rl.robot.nodes.operator_node", service, "--node", node]
     os.execv(sys.executable, arguments)
 
