@@ -216,6 +216,7 @@ def bench_rehearsal(
     """An exported driving policy through the whole ROS 2 graph, beside the same episodes in the simulator alone."""
     from vla_rl.bench import rehearsal
     from vla_rl.bench.output import show
+    from vla_rl.config_files import shipped_path
     from vla_rl.robot_commands import require_ros
 
     def tell(pair: rehearsal.Pair) -> None:
@@ -223,7 +224,7 @@ def bench_rehearsal(
         print(f"seed {pair.seed}: {errors}", file=sys.stderr, flush=True)
 
     require_ros()
-    pairs = rehearsal.measure(export, episodes, on_pair=tell)
+    pairs = rehearsal.measure(shipped_path(export), episodes, on_pair=tell)
     show([rehearsal.table(pairs)], rehearsal.to_dict(pairs), json_path, as_markdown)
 
 

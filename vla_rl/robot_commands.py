@@ -38,10 +38,11 @@ def up(
     logs: Annotated[Path, typer.Option(help="Folder for what the processes say and log.")] = Path("robot_logs"),
 ) -> None:
     """Start the nodes of `launch/wheeled_dsac.launch.py` where only the PyPI wheels are; Ctrl-C stops them in order."""
+    from vla_rl.config_files import shipped_path
     from vla_rl.robot.graph import run_graph, wheeled_graph
 
     require_ros()
-    processes = wheeled_graph(export, base, parameters or [], namespace, remap or [], logs)
+    processes = wheeled_graph(shipped_path(export) if export else None, base, parameters or [], namespace, remap or [], logs)
     raise typer.Exit(run_graph(processes, lambda text: print(text, flush=True)))
 
 
@@ -66,9 +67,10 @@ def shadow(
     json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Also write every decision as JSON.")] = None,
 ) -> None:
     """Where a policy would have driven differently than whoever drove while a bag was recorded; needs no ROS."""
+    from vla_rl.config_files import shipped_path
     from vla_rl.robot.shadow import replay_bag, shadow_table, topic_names
 
-    found = replay_bag(export, bag, topic_names(topics or []))
+    found = replay_bag(shipped_path(export), bag, topic_names(topics or []))
     Console().print(shadow_table(found))
     if json_path is not None:
         json_path.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -124,6 +124,22 @@ class Operator:
         self._rclpy.try_shutdown()
 
 
+def skip_where_busy() -> None:
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        pytest.skip(f"needs real-time scheduling (CAP_SYS_NICE) or an idle machine; the load is {load:.1f} on {cores} cores")
+
+
+def require_real_time() -> None:
+    """`Program.require_time`, before there is a program."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        skip_where_busy()
+    else:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 class Program:
     """A node in a process of its own, its log and what it said."""
 
@@ -154,9 +170,8 @@ class Program:
     def require_time(self) -> None:
         """Skip the test where neither the kernel nor the load of the machine lets a process be punctual."""
         wait_for(self.newest, f"{self.log.stem} does not run")
-        load, cores = os.getloadavg()[0], os.cpu_count() or 1
-        if "no real-time scheduling" in self.output.read_text() and load > cores:
-            pytest.skip(f"needs real-time scheduling (CAP_SYS_NICE) or an idle machine; the load is {load:.1f} on {cores} cores")
+        if "no real-time scheduling" in self.output.read_text():
+            skip_where_busy()
 
     def stop(self) -> int:
         if self.process.poll() is None:
