@@ -28,7 +28,6 @@ from vla_rl.robot.record import read_log
 from vla_rl.sim.control import episode_seed, evaluation_seeds
 from vla_rl.sim.wheeled.settings import merged
 from vla_rl.sim.wheeled.simulator import WheeledControl
-from vla_rl.trainers.control_evaluation import ROWS, run_control_episodes
 
 PATIENCE = 30.0
 """s for what takes no driving: starting processes, the end of a log."""
@@ -60,28 +59,39 @@ def measure(
 ) -> list[Pair]:
     """Drive so many held-out episodes both ways, of the task that the policy was trained on, changed by `options`.
 
-    Those who walk are elsewhere in the graph, as they do not wait until it is up. Raises `ExportError` for what is no export
-    and for a graph that does not run, `SimError` for wrong options.
+    Raises `ExportError` for what is no export and for a graph that does not run, `SimError` for wrong options.
     """
     policy = ExportedPolicy(export)
     task = policy.manifest.training["sim"]
     options = merged(task["options"], options or {})
-    sim = WheeledControl(task["id"], min(episodes, ROWS), **options)
-    pairs, seeds = [], evaluation_seeds(episodes)
-    for found in run_control_episodes(sim, policy.act, seeds):
-        alone = Drive(
-            *(bool(found.measures[name]) for name in ("success", "collision")),
-            *(found.measures[name] for name in ("cross_track", "seconds")),
-        )
+    sim = WheeledControl(task["id"], 1, **options)
+    pairs = []
+    for seed in evaluation_seeds(episodes):
         with tempfile.TemporaryDirectory() as folder:
-            graph = _drive(export, episode_seed(found.seed, 0), options, Path(folder), sim.settings.time_limit)
-        pairs.append(Pair(found.seed, alone, graph))
+            graph, lead = _drive(export, episode_seed(seed, 0), options, Path(folder), sim.settings.time_limit)
+        pairs.append(Pair(seed, simulate(sim, policy, seed, lead), graph))
         on_pair(pairs[-1])
     return pairs
 
 
-def _drive(export: Path, seed: int, options: Mapping[str, Any], folder: Path, time_limit: float) -> Drive:
-    """One episode of the base through the graph, from the call of `start` to the end that the policy's node sees."""
+def simulate(sim: WheeledControl, policy: ExportedPolicy, seed: int, lead: float) -> Drive:
+    """The episode in the simulator, where the robot stands for `lead` s first, and only others move."""
+    period = sim.settings.robot.decision_period
+    observation, errors = sim.reset([seed]), []
+    for _ in range(round(lead / period)):
+        observation = sim.step(np.zeros((1, 2), np.float32)).observation
+    while True:
+        errors.append(abs(float(sim.truth.errors[0, 1])))
+        outcome = sim.step(policy.act(observation))
+        observation = outcome.observation
+        if outcome.terminated[0] or outcome.truncated[0]:
+            success, collision = (bool(outcome.measures[name][0]) for name in ("success", "collision"))
+            return Drive(success, collision, float(np.mean(errors)), len(errors) * period)
+
+
+def _drive(export: Path, seed: int, options: Mapping[str, Any], folder: Path, time_limit: float) -> tuple[Drive, float]:
+    """One episode of the base through the graph, from the call of `start` to the end that the policy's node sees; and how long
+    the base's world had been moving before it, s."""
     namespace = f"rehearsal_{os.getpid()}"
     changes = [
         f"fake_base.seed={seed}",
@@ -103,10 +113,11 @@ def _drive(export: Path, seed: int, options: Mapping[str, Any], folder: Path, ti
             raise ExportError(f"the graph does not start: {asked.stderr.strip()}")
         end = _wait(policy, lambda record: record.get("event") == "end", time_limit + PATIENCE)
         begin = next(record["time"] for record in read_log(policy) if record.get("event") == "start")
-        ticks = [tick for tick in read_log(base) if "tick" in tick and begin <= tick["time"] <= end["time"]]
+        every = [record for record in read_log(base) if "tick" in record]
+    ticks = [tick for tick in every if begin <= tick["time"] <= end["time"]]
     touched = any(tick["clearance"] is not None and tick["clearance"] <= 0 for tick in ticks)
     error = float(np.mean([abs(tick["cross_track"]) for tick in ticks]))
-    return Drive(end["ending"] == Ending.SUCCESS, touched, error, end["time"] - begin)
+    return Drive(end["ending"] == Ending.SUCCESS, touched, error, end["time"] - begin), begin - every[0]["time"]
 
 
 def _wait(log: Path, wanted: Callable[[dict[str, Any]], bool], patience: float) -> dict[str, Any]:
