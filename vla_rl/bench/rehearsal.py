@@ -138,7 +138,7 @@ class Ratios(NamedTuple):
     and the errors of such an episode have little in common."""
     close: int
     """How many episodes differ by no more than what is wanted."""
-    count: int
+    finished: int
     of_means: float
     low: float
     """Of the 95% interval of `of_means` (normal, of the paired differences)."""
@@ -164,7 +164,7 @@ def table(pairs: list[Pair]) -> Table:
         verdict = "met" if abs(found.median - 1) <= WANTED else "not met"
         made.caption = (
             f"cross-track error through the graph / in the simulator: median {found.median:.3f}, wanted within {WANTED:.0%}: "
-            f"{verdict}; {found.close} of {found.count} episodes within it; of the means {found.of_means:.3f} "
+            f"{verdict}; {found.close} of {found.finished} episodes within it; of the means {found.of_means:.3f} "
             f"({found.low:.3f} to {found.high:.3f})"
         )
     for heading in ("", "success", "collisions", "cross-track error, m", "time, s"):
