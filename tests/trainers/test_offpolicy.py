@@ -147,6 +147,9 @@ def test_a_trained_policy_is_evaluated_from_its_run(tmp_path: Path) -> None:
     assert found["return"] == final["return"]
     with pytest.raises(ConfigError, match="run directory"):
         control.evaluate_policy(config, None)
+    other = config_of(tmp_path, "a", *SMALL, *plan, "sim.id=InvertedPendulum-v5")
+    with pytest.raises(ConfigError, match=r"maps 3 numbers to 1, but InvertedPendulum-v5 has 4 and takes 1; set sim\.id"):
+        control.evaluate_policy(other, tmp_path / "a")
 
 
 def test_the_update_to_data_ratio_counts_from_the_end_of_the_random_steps() -> None:

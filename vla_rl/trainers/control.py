@@ -55,6 +55,11 @@ def evaluate_policy(config: ControlConfig, path: Path | None) -> Path:
     evaluation, directory = config.evaluation, config.run.root / config.run.name
     name = f"{config.sim.name}_{config.sim.id.replace('/', '_')}_{evaluation.episodes}_version_{policy.version}"
     with closing(_open_judge(config)) as judge:
+        if (policy.observation_dim, policy.action_dim) != (judge.observation_dim, judge.action_dim):
+            raise ConfigError(
+                f"the policy maps {policy.observation_dim} numbers to {policy.action_dim}, but {config.sim.id} has "
+                f"{judge.observation_dim} and takes {judge.action_dim}; set sim.id and sim.options as in its training"
+            )
         record = evaluate_control(policy, judge, evaluation_seeds(evaluation.episodes), name, policy.version)
         if evaluation.videos:
             record_videos(record, judge, policy, directory, evaluation.videos)
