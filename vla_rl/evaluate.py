@@ -19,6 +19,7 @@ from vla_rl.metrics import Stopwatch
 from vla_rl.policies.base import ActingPolicy
 from vla_rl.rollout.collector import run_episodes
 from vla_rl.sim.base import VectorSim
+from vla_rl.sim.suites import task_label
 from vla_rl.types import EpisodeSpec, Trajectory
 from vla_rl.video import write_video
 
@@ -111,7 +112,7 @@ class Evaluation:
             "temperature": self.temperature,
             "policy_version": self.policy_version,
             "tasks": [
-                {"suite": suite, "task_id": task, "instruction": group[0].instruction, **_rate(group)}
+                {"suite": suite, "task_id": task, "instruction": task_label(suite, task, group[0].instruction), **_rate(group)}
                 for (suite, task), group in tasks.items()
             ],
             "suites": [{"suite": suite, **_rate(group)} for suite, group in suites.items()],

@@ -67,6 +67,7 @@ class OpenVLAConfig:
     """Everything that decides the shape and the inputs of an `OpenVLAModel`."""
 
     cameras: tuple[str, ...]
+    """None: the policy sees proprioception alone, and has no vision encoder."""
     chunk_length: int
     action_dim: int
     proprio_dim: int
@@ -120,9 +121,9 @@ class OpenVLAConfig:
     """What chooses actions: a distribution over action tokens, or OpenVLA-OFT's regression, which has no log-probs."""
 
     def __post_init__(self) -> None:
-        if not self.cameras or min(self.chunk_length, self.action_dim) < 1 or self.proprio_dim < 0:
+        if not (self.cameras or self.proprio_dim) or min(self.chunk_length, self.action_dim) < 1 or self.proprio_dim < 0:
             raise PolicyError(
-                "a policy needs at least one camera, chunk_length and action_dim of at least 1, proprio_dim of 0 or more"
+                "a policy needs a camera or proprioception, chunk_length and action_dim of at least 1, proprio_dim of 0 or more"
             )
         if not len(self.proprio_centre) == len(self.proprio_scale) == self.proprio_dim:
             raise PolicyError(f"proprio_centre and proprio_scale must have proprio_dim = {self.proprio_dim} entries")

@@ -131,21 +131,22 @@ class OpenVLAModel(nn.Module):
         self.config = config
         language = config.language
         width = language.width
-        self.vision_backbone = VisionBackbone(config.featurizers, config.image_size)
-        self.projector = Projector(
-            self.vision_backbone.width,
-            config.projector_width or width,
-            width,
-            config.projector_layers,
-            config.projector_pool,
-        )
+        if config.cameras:
+            self.vision_backbone = VisionBackbone(config.featurizers, config.image_size)
+            self.projector = Projector(
+                self.vision_backbone.width,
+                config.projector_width or width,
+                width,
+                config.projector_layers,
+                config.projector_pool,
+            )
         if config.proprio_dim:
             self.proprio_projector = ProprioProjector(config.proprio_dim, width)
         self.language_model = _llama(language, config.padded_vocab_size)
         self.value_head = ValueHead(width, config.value_width)
         if config.head == "l1":
             self.action_head = RegressionHead(config.action_dim, width)
-        if config.camera_embedding:
+        if config.camera_embedding and config.cameras:
             self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), width) * language.initializer_range)
         if config.slot_embedding == "learned":
             self.slot_embedding = nn.Parameter(torch.randn(config.num_slots, width) * language.initializer_range)
@@ -338,7 +339,9 @@ class OpenVLAModel(nn.Module):
     ) -> tuple[Float[Tensor, "B Q E"], Bool[Tensor, "B Q"], Int64[Tensor, "B"]]:
         """Embeddings of all that stands before the slots, which of them are not padding, and where each prompt ends."""
         prompt = self._embed(inputs.prompt_ids)
-        parts = [prompt[:, :1], self._image_tokens(inputs, generator)]
+        parts = [prompt[:, :1]]
+        if self.config.cameras:
+            parts.append(self._image_tokens(inputs, generator))
         if self.config.proprio_dim:
             parts.append(self._proprio_token(inputs, generator))
         before = sum(part.shape[1] for part in parts)

@@ -225,7 +225,8 @@ class OpenVLAPolicy:
                 images.append(evaluation_images(turned, config.image_size, crop, self.device))
         proprio = torch.from_numpy(np.asarray(observation.proprio, dtype=np.float32)[:, : config.proprio_dim])
         prompt_ids, prompt_mask = self._prompts(observation.instruction)
-        return PolicyInputs(torch.stack(images, dim=1), proprio.to(self.device), prompt_ids, prompt_mask)
+        nothing = torch.zeros(len(proprio), 0, 3, config.image_size, config.image_size, dtype=torch.uint8, device=self.device)
+        return PolicyInputs(torch.stack(images, dim=1) if images else nothing, proprio.to(self.device), prompt_ids, prompt_mask)
 
     def _check(self, observation: Observation) -> None:
         missing = [name for name in self.cameras if name not in observation.images]
