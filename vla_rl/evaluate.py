@@ -223,7 +223,9 @@ def evaluate(
 
 
 def record_videos(evaluation: Evaluation, sim: VectorSim, run_directory: Path, count: int) -> None:
-    """Film the first `count` successes and failures by repeating their actions, all cameras side by side."""
+    """Film the first `count` successes and failures by repeating their actions, all cameras side by side, if there are any."""
+    if not sim.cameras:
+        return
     chosen = []
     for wanted in (True, False):
         chosen += [i for i, o in enumerate(evaluation.outcomes) if o.success is wanted][:count]
