@@ -363,7 +363,7 @@ def test_a_policy_may_see_proprioception_alone(observation: Observation, tmp_pat
     blind = replace(observation, images={})
     settings = {"chunk_length": 3, "action_dim": 2, "instructions": ["go"], "statistics": ActionStatistics.unit(2), "seed": 0}
     policy = build_policy("tiny", cameras=(), proprio_dim=3, **settings)
-    assert not [name for name, _ in policy.model.named_parameters() if "vision" in name or "projector.fc1" == name]
+    assert not [name for name, _ in policy.model.named_parameters() if "vision" in name or name == "projector.fc1"]
     chosen = policy.act(blind, 1.0, torch.Generator().manual_seed(0))
     again = policy.evaluate_actions(blind, chosen.tokens, 1.0)
     np.testing.assert_allclose(again.log_probs.detach().numpy(), chosen.log_probs, atol=1e-5)

@@ -103,6 +103,9 @@ class OpenVLAConfig:
     value_gradient: bool = True
     """Whether the value loss reaches the trunk, or the value head only."""
     augmentation: AugmentationConfig = AugmentationConfig()
+    tokens_per_slot: int = 1
+    """Action tokens that are read from one slot, each by a linear layer of its own. With `action_dim`, a slot stands for an
+    action, and the sequence is that much shorter: for long chunks of large actions. Only for parallel decoding."""
     decoding: Literal["parallel", "autoregressive"] = "parallel"
     """`parallel`: every action token from one pass over empty slots; `autoregressive`: one after the other, each seeing those
     before it."""
@@ -137,12 +140,23 @@ class OpenVLAConfig:
             )
         if self.decoding == "autoregressive" and (self.attention != "causal" or not self.read_before or self.stop_slot):
             raise PolicyError("autoregressive decoding needs attention=causal, read_before=true and stop_slot=false")
+        if self.num_tokens % self.tokens_per_slot or (self.tokens_per_slot > 1 and self.decoding == "autoregressive"):
+            raise PolicyError(
+                f"tokens_per_slot {self.tokens_per_slot} must divide the {self.num_tokens} tokens of a chunk, and be 1 for "
+                "autoregressive decoding"
+            )
         if self.max_prompt_tokens < 1:
             raise PolicyError(f"max_positions {self.language.max_positions} leaves no room for a prompt; raise it")
 
     @property
-    def num_slots(self) -> int:
+    def num_tokens(self) -> int:
+        """Of a chunk."""
         return self.chunk_length * self.action_dim
+
+    @property
+    def num_slots(self) -> int:
+        """Places in the sequence that a chunk's tokens are read from."""
+        return self.num_tokens // self.tokens_per_slot
 
     @property
     def image_tokens(self) -> int:
@@ -180,7 +194,7 @@ LATER = {
     LanguageConfig: {"kv_heads"},
     AugmentationConfig: set(),
     OpenVLAConfig: {
-        "decoding", "read_before", "stop_slot", "embedding_rows", "image_pipeline", "proprio_clip", "head",
+        "decoding", "read_before", "stop_slot", "embedding_rows", "image_pipeline", "proprio_clip", "head", "tokens_per_slot",
     },
 }  # fmt: skip
 """Fields that the first saved policies do not have; they mean their default there."""

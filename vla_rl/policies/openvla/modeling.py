@@ -4,8 +4,8 @@ The sequence is [<s>, image tokens of every camera, proprioception, rest of the 
 read from ONE forward pass, as in OpenVLA-OFT (arXiv 2502.19645), or filled one after the other, as in OpenVLA (arXiv
 2406.09246); then training reads them from one pass, too, in which they hold the tokens that were chosen.
 
-Legend: B observations, C cameras, S image size, K tokens of one image, P proprioception size, N prompt tokens (padded),
-A actions of a chunk, D action size, L = A*D action slots, Q sequence length, E width of the language model.
+Legend: B observations, C cameras, S image size or slots, K tokens of one image, P proprioception size, N prompt tokens (padded),
+A actions of a chunk, D action size, L = A*D action tokens, Q sequence length, E width of the language model.
 """
 
 from __future__ import annotations
@@ -150,6 +150,8 @@ class OpenVLAModel(nn.Module):
             self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), width) * language.initializer_range)
         if config.slot_embedding == "learned":
             self.slot_embedding = nn.Parameter(torch.randn(config.num_slots, width) * language.initializer_range)
+        if config.tokens_per_slot > 1:
+            self.slot_reader = nn.Linear(width, config.tokens_per_slot * width)
         self._register_proprio_buffers()
 
     def _register_proprio_buffers(self) -> None:
@@ -211,10 +213,10 @@ class OpenVLAModel(nn.Module):
         prefix = read(inputs)
         chosen = [choose(prefix.logits[rows], 0)]
         values = prefix.values[rows]
-        room = prefix.valid.shape[1] + self.config.num_slots - 1
+        room = prefix.valid.shape[1] + self.config.num_tokens - 1
         memory, step = self._stepper(graphs, len(rows), room)
         memory.begin(prefix.cache, rows, prefix.valid)
-        for index in range(1, self.config.num_slots):
+        for index in range(1, self.config.num_tokens):
             memory.tokens[: len(rows)] = chosen[-1] + (self.config.vocab_size - NUM_ACTION_TOKENS)
             chosen.append(choose(step()[: len(rows)], index))
         return torch.stack(chosen, dim=1), values
@@ -310,12 +312,15 @@ class OpenVLAModel(nn.Module):
     def _slot_states(
         self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"], slots: int
     ) -> Float[Tensor, "B L E"]:
-        """The states that action tokens are read from, see `OpenVLAConfig.read_before`."""
+        """The states that action tokens are read from, see `OpenVLAConfig.read_before` and `tokens_per_slot`."""
         states = hidden[:, hidden.shape[1] - slots :]
         if self.config.read_before:
             rows = torch.arange(len(hidden), device=hidden.device)
             states = torch.cat([hidden[rows, last_prompt_token][:, None], states], dim=1)
-        return states[:, : self.config.num_slots]
+        states = states[:, : self.config.num_slots]
+        if self.config.tokens_per_slot == 1:
+            return states
+        return self.slot_reader(states).unflatten(2, (self.config.tokens_per_slot, -1)).flatten(1, 2)
 
     def _value(self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
         state = hidden[torch.arange(len(hidden), device=hidden.device), last_prompt_token]

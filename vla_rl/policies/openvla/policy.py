@@ -97,7 +97,9 @@ class OpenVLAPolicy:
             logits, values = self.model.act(inputs, self._graphs)
             return *sample(logits[rows], temperature, generator), values[rows]
         uniform = (
-            uniform_numbers(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
+            uniform_numbers(len(rows), self.config.num_tokens, generator)
+            if temperature
+            else torch.zeros(1, self.config.num_tokens)
         )
         log_probs: list[Tensor] = []
 
@@ -197,11 +199,11 @@ class OpenVLAPolicy:
     def token_classes(self, tokens: Int64[np.ndarray, "*batch L"] | Tensor) -> Int64[Tensor, "*batch L"]:
         """Action tokens -> indices in [0, 256) of `action_logits`, on the policy's device."""
         classes = torch.as_tensor(tokens, device=self.device, dtype=torch.long) - self.action_tokens.first_token
-        if classes.shape[-1] != self.config.num_slots or (
+        if classes.shape[-1] != self.config.num_tokens or (
             classes.numel() and (int(classes.min()) < 0 or int(classes.max()) >= NUM_ACTION_TOKENS)
         ):
             raise PolicyError(
-                f"expected {self.config.num_slots} action tokens a row with ids {self.action_tokens.first_token} to "
+                f"expected {self.config.num_tokens} action tokens a row with ids {self.action_tokens.first_token} to "
                 f"{self.config.vocab_size - 1}; were these actions chosen by a policy with another vocabulary?"
             )
         return classes
