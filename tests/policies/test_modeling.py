@@ -159,7 +159,7 @@ def test_vision_encoders_are_interchangeable(build: Build, observation: Observat
 
 def test_a_slot_may_hold_all_tokens_of_an_action(build: Build, observation: Observation, tmp_path: Path) -> None:
     """Chunks of 3 actions of 2 numbers: 3 slots in the place of 6; token d of action a is read from slot a by layer d."""
-    policy = build(tokens_per_slot=2)
+    policy = build(slot_holds="action", proprio_width=40)
     assert (policy.config.num_tokens, policy.config.num_slots) == (6, 3)
     assert policy.config.max_prompt_tokens == build().config.max_prompt_tokens + 3
     chosen = policy.act(observation, 1.0, torch.Generator().manual_seed(0))
@@ -176,8 +176,8 @@ def test_a_slot_may_hold_all_tokens_of_an_action(build: Build, observation: Obse
     policy.save(tmp_path / "policy")
     again = load_policy(tmp_path / "policy")
     np.testing.assert_array_equal(again.act(observation, 0.0).tokens, policy.act(observation, 0.0).tokens)
-    with pytest.raises(PolicyError, match="tokens_per_slot 4 must divide the 6 tokens"):
-        build(tokens_per_slot=4)
+    with pytest.raises(PolicyError, match="needs .* slot_holds=token"):
+        build(slot_holds="action", decoding="autoregressive", attention="causal", read_before=True)
 
 
 def test_pooling_merges_neighbouring_features() -> None:

@@ -343,7 +343,7 @@ def test_frames_with_negative_strides_are_taken(policy: OpenVLAPolicy, observati
     assert np.array_equal(policy.act(flipped, 0.0).values, policy.act(solid, 0.0).values)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
+@pytest.mark.parametrize("preset", ["tiny", "state", "small"])
 def test_presets_build_and_act(preset: str) -> None:
     policy = build_policy(
         preset,

@@ -103,9 +103,11 @@ class OpenVLAConfig:
     value_gradient: bool = True
     """Whether the value loss reaches the trunk, or the value head only."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    tokens_per_slot: int = 1
-    """Action tokens that are read from one slot, each by a linear layer of its own. With `action_dim`, a slot stands for an
-    action, and the sequence is that much shorter: for long chunks of large actions. Only for parallel decoding."""
+    slot_holds: Literal["token", "action"] = "token"
+    """`action`: all tokens of an action are read from one slot, each by a linear layer of its own, for long chunks of large
+    actions: the sequence is about `action_dim` times as short. Only for parallel decoding."""
+    proprio_width: int = 0
+    """Width of the proprioception projector's hidden layer; 0: that of the language model."""
     decoding: Literal["parallel", "autoregressive"] = "parallel"
     """`parallel`: every action token from one pass over empty slots; `autoregressive`: one after the other, each seeing those
     before it."""
@@ -138,12 +140,11 @@ class OpenVLAConfig:
                 f"image_size {self.image_size}, the patch sizes {[f.patch_size for f in self.featurizers]} and projector_pool "
                 f"{self.projector_pool} must divide evenly into one grid"
             )
-        if self.decoding == "autoregressive" and (self.attention != "causal" or not self.read_before or self.stop_slot):
-            raise PolicyError("autoregressive decoding needs attention=causal, read_before=true and stop_slot=false")
-        if self.num_tokens % self.tokens_per_slot or (self.tokens_per_slot > 1 and self.decoding == "autoregressive"):
+        if self.decoding == "autoregressive" and (
+            self.attention != "causal" or not self.read_before or self.stop_slot or self.slot_holds != "token"
+        ):
             raise PolicyError(
-                f"tokens_per_slot {self.tokens_per_slot} must divide the {self.num_tokens} tokens of a chunk, and be 1 for "
-                "autoregressive decoding"
+                "autoregressive decoding needs attention=causal, read_before=true, stop_slot=false and slot_holds=token"
             )
         if self.max_prompt_tokens < 1:
             raise PolicyError(f"max_positions {self.language.max_positions} leaves no room for a prompt; raise it")
@@ -156,7 +157,7 @@ class OpenVLAConfig:
     @property
     def num_slots(self) -> int:
         """Places in the sequence that a chunk's tokens are read from."""
-        return self.num_tokens // self.tokens_per_slot
+        return self.chunk_length if self.slot_holds == "action" else self.num_tokens
 
     @property
     def image_tokens(self) -> int:
@@ -194,7 +195,8 @@ LATER = {
     LanguageConfig: {"kv_heads"},
     AugmentationConfig: set(),
     OpenVLAConfig: {
-        "decoding", "read_before", "stop_slot", "embedding_rows", "image_pipeline", "proprio_clip", "head", "tokens_per_slot",
+        "decoding", "read_before", "stop_slot", "embedding_rows", "image_pipeline", "proprio_clip", "head", "slot_holds",
+        "proprio_width",
     },
 }  # fmt: skip
 """Fields that the first saved policies do not have; they mean their default there."""

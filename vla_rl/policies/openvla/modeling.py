@@ -141,7 +141,7 @@ class OpenVLAModel(nn.Module):
                 config.projector_pool,
             )
         if config.proprio_dim:
-            self.proprio_projector = ProprioProjector(config.proprio_dim, width)
+            self.proprio_projector = ProprioProjector(config.proprio_dim, config.proprio_width or width, width)
         self.language_model = _llama(language, config.padded_vocab_size)
         self.value_head = ValueHead(width, config.value_width)
         if config.head == "l1":
@@ -150,8 +150,8 @@ class OpenVLAModel(nn.Module):
             self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), width) * language.initializer_range)
         if config.slot_embedding == "learned":
             self.slot_embedding = nn.Parameter(torch.randn(config.num_slots, width) * language.initializer_range)
-        if config.tokens_per_slot > 1:
-            self.slot_reader = nn.Linear(width, config.tokens_per_slot * width)
+        if config.slot_holds == "action":
+            self.slot_reader = nn.Linear(width, config.action_dim * width)
         self._register_proprio_buffers()
 
     def _register_proprio_buffers(self) -> None:
@@ -312,15 +312,15 @@ class OpenVLAModel(nn.Module):
     def _slot_states(
         self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"], slots: int
     ) -> Float[Tensor, "B L E"]:
-        """The states that action tokens are read from, see `OpenVLAConfig.read_before` and `tokens_per_slot`."""
+        """The states that action tokens are read from, see `OpenVLAConfig.read_before` and `slot_holds`."""
         states = hidden[:, hidden.shape[1] - slots :]
         if self.config.read_before:
             rows = torch.arange(len(hidden), device=hidden.device)
             states = torch.cat([hidden[rows, last_prompt_token][:, None], states], dim=1)
         states = states[:, : self.config.num_slots]
-        if self.config.tokens_per_slot == 1:
+        if self.config.slot_holds == "token":
             return states
-        return self.slot_reader(states).unflatten(2, (self.config.tokens_per_slot, -1)).flatten(1, 2)
+        return self.slot_reader(states).unflatten(2, (self.config.action_dim, -1)).flatten(1, 2)
 
     def _value(self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
         state = hidden[torch.arange(len(hidden), device=hidden.device), last_prompt_token]

@@ -96,11 +96,8 @@ class OpenVLAPolicy:
         if self.config.decoding == "parallel":
             logits, values = self.model.act(inputs, self._graphs)
             return *sample(logits[rows], temperature, generator), values[rows]
-        uniform = (
-            uniform_numbers(len(rows), self.config.num_tokens, generator)
-            if temperature
-            else torch.zeros(1, self.config.num_tokens)
-        )
+        tokens = self.config.num_tokens
+        uniform = uniform_numbers(len(rows), tokens, generator) if temperature else torch.zeros(1, tokens)
         log_probs: list[Tensor] = []
 
         def choose(logits: Float[Tensor, "B 256"], step: int) -> Int64[Tensor, "B"]:
