@@ -17,7 +17,9 @@ import torch
 from vla_rl.collect import collect_demonstrations, replay
 from vla_rl.config import CollectSettings, RoboTwinOptions
 from vla_rl.data.libero_hdf5 import read_demonstrations
+from vla_rl.evaluate import EpisodeOutcome, _repeat
 from vla_rl.policies.openvla import ActionStatistics, build_policy
+from vla_rl.rollout.collector import collect
 from vla_rl.sim import EpisodeSpec, SimError, make_sim
 from vla_rl.sim.conformance import CHECKS, Case, check_end_of_episode
 from vla_rl.sim.environments import find_environment
@@ -116,6 +118,25 @@ def test_privileged_proprioception_tells_where_the_objects_are() -> None:
             np.testing.assert_allclose(second, [-np.sin(turned), np.cos(turned), 0], atol=1e-2)
         assert not blocks[:, 2].any() and np.abs(blocks[0, 0, 0] - blocks[1, 0, 0]).max() > 0.01
         assert told.instruction == joints.instruction
+
+
+def test_a_video_shows_the_episode_as_it_was() -> None:
+    """Four turns of 200 actions, each one motion: five frames, of which the last is what the policy saw last, upright."""
+    with make(cameras=("head_camera",)) as sim:
+        policy = build_policy(
+            "state",
+            cameras=(),
+            chunk_length=200,
+            action_dim=14,
+            proprio_dim=14,
+            instructions=["stack"],
+            statistics=ActionStatistics.symmetric(np.zeros((1, 14)), minimum_scale=0.05),
+            seed=0,
+        )
+        (episode,) = collect(sim, policy, [EpisodeSpec("robotwin", STACK, seed=4)], 1.0, torch.Generator().manual_seed(0))
+        frames = _repeat(sim, EpisodeOutcome(episode.spec, "", episode.success, episode.num_actions, 0.0, episode.actions))
+        assert frames.shape == (5, 48, 64, 3)
+        np.testing.assert_array_equal(frames[-1], episode.final_images["head_camera"])
 
 
 def test_controls_are_distinct() -> None:
