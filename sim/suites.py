@@ -31,3 +31,8 @@ def find_task(suite: str, task_id: int) -> Task:
     from vla_rl.sim.libero import tasks as libero
 
     return libero.find_task(suite, task_id)
+
+
+def task_label(suite: str, task_id: int, instruction: str) -> str:
+    """What a table calls a task: its instruction; the name of RoboTwin's, whose instruction is another one in each episode."""
+    return robotwin.find_task(suite, task_id).name if suite == robotwin.SUITE else instruction

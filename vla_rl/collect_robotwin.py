@@ -26,6 +26,7 @@ from vla_rl.data.resume import finished_episodes
 from vla_rl.progress import Progress
 from vla_rl.sim.robotwin.expert_process import ExpertProcess
 from vla_rl.sim.robotwin.tasks import MESH_FREE, SUITE, RoboTwinTask, find_task, suite_tasks
+from vla_rl.sim.robotwin.world import ACTION_DIM
 from vla_rl.types import EpisodeSpec
 
 FPS = 250 / 15
@@ -34,15 +35,9 @@ FIRST_SEED, SEEDS_PER_DEMONSTRATION = 10_000_000, 20
 """Seeds of demonstrations lie far from those of initial states, so that no evaluation begins where one did."""
 
 
-def scene_options(options: RoboTwinOptions) -> dict[str, str]:
-    """What determines RoboTwin's scenes and pictures, as its backend takes it; how chunks are executed comes on top."""
-    return {
-        "profile": options.profile,
-        "shader": options.shader,
-        "planner": options.planner,
-        "task_config": options.task_config,
-        "instructions": options.instructions,
-    }
+def scene_options(options: RoboTwinOptions) -> dict[str, Any]:
+    """What determines RoboTwin's scenes and observations, as its backend takes it; how chunks are executed comes on top."""
+    return options.model_dump(exclude={"control"})
 
 
 def collect_robotwin(settings: CollectSettings, progress: bool = True) -> list[Path]:
@@ -141,7 +136,7 @@ def _assemble(
         images={camera: arrays[f"image {camera}"][index] for camera in settings.cameras},
         frame_index=index,
         proprio=states[:-1],
-        actions=states[1:],
+        actions=states[1:, :ACTION_DIM],
         rewards=rewards,
         success=True,
         spec=EpisodeSpec(SUITE, task.id, seed=seed),

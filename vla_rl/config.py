@@ -47,6 +47,8 @@ class RoboTwinOptions(Section):
     """The runtime's configuration of the scene: demo_clean or demo_randomized."""
     instructions: Literal["seen", "unseen"] = "seen"
     """Which of the instruction templates are used."""
+    privileged: bool = False
+    """Whether proprioception also holds the poses of the task's objects, which no robot is told; for small experiments."""
 
 
 ImageSize = Positive | tuple[Positive, Positive]

@@ -19,6 +19,8 @@ from vla_rl.metrics import Stopwatch
 from vla_rl.policies.base import ActingPolicy
 from vla_rl.rollout.collector import run_episodes
 from vla_rl.sim.base import VectorSim
+from vla_rl.sim.robotwin.tasks import SUITE as ROBOTWIN
+from vla_rl.sim.suites import task_label
 from vla_rl.types import EpisodeSpec, Trajectory
 from vla_rl.video import write_video
 
@@ -75,7 +77,7 @@ class EpisodeOutcome:
     """Control steps that ran, after settling."""
     total_reward: float
     actions: np.ndarray
-    """float32 [steps, D]: enough to repeat the episode, bit for bit."""
+    """float32 [turns, A, D], with those behind the last that ran: enough to repeat the episode, bit for bit."""
     video: str | None = None
 
 
@@ -111,7 +113,7 @@ class Evaluation:
             "temperature": self.temperature,
             "policy_version": self.policy_version,
             "tasks": [
-                {"suite": suite, "task_id": task, "instruction": group[0].instruction, **_rate(group)}
+                {"suite": suite, "task_id": task, "instruction": task_label(suite, task, group[0].instruction), **_rate(group)}
                 for (suite, task), group in tasks.items()
             ],
             "suites": [{"suite": suite, **_rate(group)} for suite, group in suites.items()],
@@ -207,7 +209,7 @@ def evaluate(
             success=trajectory.success,
             steps=trajectory.num_actions,
             total_reward=float((trajectory.rewards * trajectory.executed).sum()),
-            actions=trajectory.actions[trajectory.executed],
+            actions=trajectory.actions,
         )
         if on_episode is not None:
             on_episode(trajectory)
@@ -222,7 +224,9 @@ def evaluate(
 
 
 def record_videos(evaluation: Evaluation, sim: VectorSim, run_directory: Path, count: int) -> None:
-    """Film the first `count` successes and failures by repeating their actions, all cameras side by side."""
+    """Film the first `count` successes and failures by repeating their actions, all cameras side by side, if there are any."""
+    if not sim.cameras:
+        return
     chosen = []
     for wanted in (True, False):
         chosen += [i for i, o in enumerate(evaluation.outcomes) if o.success is wanted][:count]
@@ -235,15 +239,18 @@ def record_videos(evaluation: Evaluation, sim: VectorSim, run_directory: Path, c
 
 
 def _repeat(sim: VectorSim, outcome: EpisodeOutcome) -> np.ndarray:
-    """Frames [T, H, W * cameras, 3] of an episode, upright."""
+    """Frames [T, H, W * cameras, 3] of an episode, upright: each second control step; the end of each chunk where that is one
+    motion as a whole."""
+    whole = outcome.spec.suite == ROBOTWIN
 
     def frame(images: Any) -> np.ndarray:
-        return np.concatenate([images[camera][0][::-1] for camera in sim.cameras], axis=1)
+        return np.concatenate([images[camera][0][:: 1 if whole else -1] for camera in sim.cameras], axis=1)
 
+    steps = np.concatenate(outcome.actions)[: outcome.steps]
+    parts = outcome.actions if whole else [steps[start : start + VIDEO_STRIDE] for start in range(0, len(steps), VIDEO_STRIDE)]
     frames = [frame(sim.reset([outcome.spec]).images)]
-    for start in range(0, len(outcome.actions), VIDEO_STRIDE):
-        pair = outcome.actions[start : start + VIDEO_STRIDE]
-        actions = np.zeros((sim.num_envs, *pair.shape), np.float32)
-        actions[0] = pair
+    for part in parts:
+        actions = np.zeros((sim.num_envs, *part.shape), np.float32)
+        actions[0] = part
         frames.append(frame(sim.step_chunk(actions).observation.images))
     return np.stack(frames)

@@ -1,13 +1,12 @@
 """RoboTwin as a simulator backend: the slots of one worker process, which runs in RoboTwin's own interpreter.
 
-Legend: A actions of a chunk, H x W image size, 14 = see `world`.
+Legend: A actions of a chunk, P proprioception size, H x W image size, 14 = see `world`.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import msgpack
 import numpy as np
@@ -19,10 +18,8 @@ from vla_rl.sim.robotwin.assets import check_files, choose_profile
 from vla_rl.sim.robotwin.runtime import Settings
 from vla_rl.sim.robotwin.seeds import find_seed
 from vla_rl.sim.robotwin.tasks import RoboTwinTask, find_task
+from vla_rl.sim.robotwin.world import ACTION_DIM, PRIVILEGED_DIM, World
 from vla_rl.types import EpisodeSpec
-
-if TYPE_CHECKING:
-    from vla_rl.sim.robotwin.world import World
 
 CAMERAS = ("head_camera", "left_camera", "right_camera")
 CONTROLS = ("chunk", "action")
@@ -38,8 +35,7 @@ class RoboTwinBackend:
     chunk. Rows stay with their workers for that reason.
     """
 
-    action_dim = 14
-    proprio_dim = 14
+    action_dim = ACTION_DIM
     loads_by_replay = True
 
     def __init__(
@@ -54,11 +50,12 @@ class RoboTwinBackend:
         planner: str = "auto",
         task_config: str = "demo_clean",
         instructions: str = "seen",
+        privileged: bool = False,
     ) -> None:
         """`control`: `chunk` runs a chunk as one time-optimal trajectory (RLinf, SimpleVLA-RL), `action` each action as one
         of its own (RoboTwin's evaluation); the same actions move the robot differently. `profile`, `shader` and `planner`:
         see `assets.choose_profile`. `task_config` is one of the runtime's (demo_clean, demo_randomized), `instructions`
-        seen or unseen.
+        seen or unseen. With `privileged`, proprioception goes on with the poses of the task's objects, see `world.object_poses`.
 
         Raises `SimError` for options that do not exist, and where the interpreter or the machine lacks what they need.
         """
@@ -68,7 +65,9 @@ class RoboTwinBackend:
             raise SimError(f"RoboTwin has no control {control!r}; choose one of: {', '.join(CONTROLS)}")
         if instructions not in ("seen", "unseen"):
             raise SimError(f"RoboTwin's instructions are seen or unseen, not {instructions!r}")
-        self.settings = Settings(choose_profile(profile, shader, planner), task_config, instructions, frame_size(image_size))
+        chosen = choose_profile(profile, shader, planner)
+        self.settings = Settings(chosen, task_config, instructions, frame_size(image_size), privileged)
+        self.proprio_dim = PRIVILEGED_DIM if privileged else ACTION_DIM
         self._control = control
         self._worlds: list[World | None] = [None] * num_slots
 
@@ -105,7 +104,7 @@ class RoboTwinBackend:
             if world.success:
                 return
 
-    def proprio(self, slot: int) -> Float32[np.ndarray, "14"]:
+    def proprio(self, slot: int) -> Float32[np.ndarray, "P"]:
         return self.world(slot).proprio()
 
     def instruction(self, slot: int) -> str:
@@ -160,8 +159,6 @@ class RoboTwinBackend:
         return world
 
     def _build(self, task: RoboTwinTask, spec: EpisodeSpec, seed: int) -> World:
-        from vla_rl.sim.robotwin.world import World
-
         return World(task, spec, seed, self.settings)
 
     def _header(self) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """RoboTwin's scripted expert, in RoboTwin's interpreter: one JSON job a line on stdin, one JSON reply a line on stdout.
 
-Jobs: `check` tells whether the expert solves a seed, `record` also writes what it did. It ends when stdin does.
+A job has the expert act from a seed (`play`), or asks for the instruction templates of a task. It ends when stdin does.
 
 Legend: T recorded steps, H x W image size, 14 = see `world`.
 """
@@ -8,6 +8,7 @@ Legend: T recorded steps, H x W image size, 14 = see `world`.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ from vla_rl.types import EpisodeSpec
 
 
 class Recorder:
-    """Notes drive targets and pictures each time that RoboTwin's control loop would take a picture: every 15 physics steps."""
+    """Notes proprioception and pictures each time that RoboTwin's control loop would take a picture: every 15 physics steps."""
 
     def __init__(self, world: Any, cameras: list[str]) -> None:
         self._world, self._cameras = world, cameras
@@ -52,6 +53,7 @@ def play(job: dict[str, Any]) -> dict[str, Any]:
         job["task_config"],
         job["instructions"],
         frame_size(job["image_size"]),
+        job["privileged"],
     )
     task = find_task(SUITE, job["task_id"])
     check_files(task, settings.profile)
@@ -78,13 +80,20 @@ def play(job: dict[str, Any]) -> dict[str, Any]:
         world.close()
 
 
+def templates(task: str) -> list[str]:
+    """Every instruction template of a task, seen and unseen; {A} stands for an object, {a} for an arm."""
+    texts = importlib.import_module("robotwin.description.instructions").load_task_instructions(task)
+    return [*texts["seen"], *texts["unseen"]]
+
+
 def main() -> None:
     # RoboTwin and its libraries print; only replies may reach the parent's pipe.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
-            reply = play(json.loads(line))
+            job = json.loads(line)
+            reply = {"templates": templates(job["templates"])} if "templates" in job else play(job)
         except SimError as error:
             reply = {"error": str(error)}
         except Exception:

@@ -31,6 +31,7 @@ class Settings:
     task_config: str = "demo_clean"
     instructions: str = "seen"
     frame_size: tuple[int, int] = NATIVE_SIZE
+    privileged: bool = False
 
 
 def task_class(task: RoboTwinTask, settings: Settings) -> type[Any]:
@@ -71,6 +72,8 @@ class _Watched:
     scene: Any
     need_topp: bool
     crazy_random_light: bool
+    objects: tuple[Any, ...]
+    """What the task itself has put into the scene, in that order."""
     looks = False
     recorder: Callable[[], None] | None = None
     """Called where RoboTwin takes a picture of a demonstration."""
@@ -79,6 +82,12 @@ class _Watched:
         super().setup_scene(**{**kwargs, **({} if self.settings.profile.ray_tracing else {"shadow": False})})  # type: ignore[misc]
         if not self.settings.profile.ray_tracing:
             importlib.import_module("sapien").render.set_camera_shader_dir("default")
+
+    def load_actors(self) -> None:
+        scenery = set(map(id, vars(self).values()))
+        super().load_actors()  # type: ignore[misc]
+        actor = importlib.import_module("robotwin.envs.utils.actor_utils").Actor
+        self.objects = tuple(value for value in vars(self).values() if isinstance(value, actor) and id(value) not in scenery)
 
     def load_robot(self, **kwargs: Any) -> None:
         if self.settings.profile.name != "lite":

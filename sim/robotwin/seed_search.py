@@ -48,6 +48,7 @@ def search(settings: SeedSearch) -> Iterator[tuple[RoboTwinTask, int]]:
                     "planner": "auto" if name == "lite" else settings.planner,
                     "task_config": "demo_clean",
                     "instructions": "seen",
+                    "privileged": False,
                 }
                 return bool(process.ask(job)["solved"])
 

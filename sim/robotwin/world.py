@@ -1,6 +1,7 @@
 """One episode of RoboTwin: its task object, the chunks that it executed, and how it is told again from them.
 
-Legend: A actions of a chunk, 14 = two arms of six joints (rad) and a gripper (0 closed, 1 open) each, left before right.
+Legend: A actions of a chunk, P proprioception size, 14 = two arms of six joints (rad) and a gripper (0 closed, 1 open) each,
+left before right.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from vla_rl.sim.robotwin.tasks import RoboTwinTask
 from vla_rl.types import EpisodeSpec
 
 ACTION_DIM = 14
-CAMERAS = ("head_camera", "left_camera", "right_camera")
+MOST_OBJECTS = 3
+"""Whose poses a privileged policy is told: what the tasks without meshes have at most."""
+PRIVILEGED_DIM = ACTION_DIM + 9 * MOST_OBJECTS
 _UNSTABLE_TRIES = 20
 _STRIDE = 1_000_003
 """Between the seeds that are tried in turn where objects do not come to rest: far from anybody's own."""
@@ -45,6 +48,7 @@ class World:
     def __init__(self, task: RoboTwinTask, spec: EpisodeSpec, seed: int, settings: Settings) -> None:
         self.task, self.spec = task, spec
         self.chunks: list[Float32[np.ndarray, "A 14"]] = []
+        self._privileged = settings.privileged
         self.success = False
         self._progress = Progress()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -97,10 +101,14 @@ class World:
         self.env.downsample_trajectory = measured
 
     # -- seeing ------------------------------------------------------------------------------------------------------
-    def proprio(self) -> Float32[np.ndarray, "14"]:
+    def joints(self) -> Float32[np.ndarray, "14"]:
         """Joint angles (rad) that the drives aim at, and gripper openings: RoboTwin's `state`, not the measured joints."""
         robot = self.env.robot
         return np.array([*robot.get_left_arm_jointState(), *robot.get_right_arm_jointState()], np.float32)
+
+    def proprio(self) -> Float32[np.ndarray, "P"]:
+        """The joints; where the settings are privileged, the poses of the task's objects behind them."""
+        return np.concatenate([self.joints(), object_poses(self.task, self.env)]) if self._privileged else self.joints()
 
     def render(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
         """RoboTwin's picture of a camera."""
@@ -135,6 +143,23 @@ class World:
 
     def close(self) -> None:
         self.env.close_env()
+
+
+def object_poses(task: RoboTwinTask, env: Any) -> Float32[np.ndarray, "27"]:
+    """Position (m) of each of the task's objects and the first two axes of its frame, in the world's frame.
+
+    Axes, as they change continuously under every rotation (Zhou et al., arXiv 1812.07035). In the order in which the task
+    makes them: stack_blocks_two has red, then green. Places without an object hold 0. Raises `SimError` for too many objects.
+    """
+    if len(env.objects) > MOST_OBJECTS:
+        raise SimError(
+            f"{task.name} has {len(env.objects)} objects, and sim.robotwin.privileged tells of {MOST_OBJECTS} at most; unset it"
+        )
+    poses = np.zeros((MOST_OBJECTS, 9), np.float32)
+    for row, made in zip(poses, env.objects, strict=False):
+        pose = made.get_pose()
+        row[:3], row[3:] = pose.p, pose.to_transformation_matrix()[:3, :2].T.ravel()
+    return poses.ravel()
 
 
 def _set_up(task: RoboTwinTask, seed: int, settings: Settings) -> tuple[Any, int]:

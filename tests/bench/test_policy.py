@@ -59,7 +59,7 @@ def test_with_and_without_cache_the_tokens_are_the_same(model: OpenVLAModel) -> 
 
 def test_every_way_to_act_gives_all_tokens(model: OpenVLAModel) -> None:
     for work in acting(model, 2, "float32"):
-        assert work.run().shape == (2, model.config.num_slots), work.name
+        assert work.run().shape == (2, model.config.num_tokens), work.name
     names = {batch: {work.name for work in acting(model, batch, "float32")} for batch in (1, 2)}
     assert names[1] - names[2] == {"autoregressive, no cache"}
     assert names[2] - names[1] == {"parallel, one prefix", "autoregressive, one prefix"}
@@ -101,7 +101,7 @@ def test_full_size_has_the_published_size(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch, "Generator", lambda device: type("Draw", (), {"manual_seed": lambda self, seed: None})())
     model = policy_work.full_size(8, torch.device("meta"))
     assert 7.4e9 < sum(p.numel() for p in model.parameters()) < 7.7e9
-    assert model.config.image_tokens == 256 and model.config.num_slots == 56
+    assert model.config.image_tokens == 256 and model.config.num_tokens == 56
 
 
 def test_a_policy_that_does_not_exist_ends_in_one_line() -> None:

@@ -132,3 +132,21 @@ def test_statistics_are_saved_exactly(tmp_path: Path) -> None:
     statistics = ActionStatistics((-0.1, -1 / 3), (0.7, 1 / 3), (True, False), exact_zero=False)
     statistics.save(tmp_path / "statistics.json")
     assert ActionStatistics.load(tmp_path / "statistics.json") == statistics
+
+
+def test_bounds_span_the_samples_and_a_margin_and_keep_a_constant_exactly() -> None:
+    """Positions: first dimension .5 to 1.5, second always .3, third 1 to 1.01 (nearly still)."""
+    samples = np.array([[0.5, 0.3, 1.0], [1.5, 0.3, 1.01], [0.75, 0.3, 1.0]], np.float32)
+    statistics = ActionStatistics.bounds(samples)
+    # Range 1, margin .02 on either side: .48 to 1.52. Constant .3: .3 -+ .01. Middle 1.005 of a range below .02: 1.005 -+ .01.
+    np.testing.assert_allclose(statistics.low, [0.48, 0.29, 0.995], atol=1e-6)
+    np.testing.assert_allclose(statistics.high, [1.52, 0.31, 1.015], atol=1e-6)
+    tokenizer = ActionTokenizer(LLAMA, statistics)
+    decoded = tokenizer.decode(tokenizer.encode(samples))
+    assert (decoded[:, 1] == np.float32(0.3)).all()
+    # Half of a bin: 1.04 / 255 / 2 = .00204 and .02 / 255 / 2 = .00004.
+    assert (np.abs(decoded - samples).max(axis=0) <= [0.00204, 0, 0.00004]).all()
+    # 0 is a position like any other: bins of -.47 to .57 are 1.04 / 255 = .00408 wide, bin 127 is centred on .05, and the bin
+    # that holds 0, 12 further down, on .00106.
+    around = ActionTokenizer(LLAMA, ActionStatistics.bounds(np.array([[-0.45], [0.55]])))
+    assert around.decode(around.encode(np.zeros((1, 1))))[0, 0] == pytest.approx(0.00106, abs=1e-5)

@@ -17,7 +17,7 @@ ENCODERS = (
 
 
 def gradient(policy: OpenVLAPolicy, observation: Observation) -> dict[str, torch.Tensor]:
-    tokens = torch.full((len(observation), policy.config.num_slots), policy.action_tokens.first_token)
+    tokens = torch.full((len(observation), policy.config.num_tokens), policy.action_tokens.first_token)
     evaluation = policy.evaluate_actions(observation, tokens, 1.0)
     (evaluation.values.square().sum() - evaluation.log_probs.sum()).backward()
     return {name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None}

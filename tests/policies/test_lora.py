@@ -42,7 +42,7 @@ def logits(policy: OpenVLAPolicy, observation: Observation) -> torch.Tensor:
 def train(policy: OpenVLAPolicy, observation: Observation, steps: int = 2) -> None:
     """Towards the first class of every token and the value 1."""
     optimizer = torch.optim.AdamW([*policy.policy_parameters(), *policy.value_parameters()], lr=1e-2)
-    tokens = torch.full((len(observation), policy.config.num_slots), policy.action_tokens.first_token)
+    tokens = torch.full((len(observation), policy.config.num_tokens), policy.action_tokens.first_token)
     for _ in range(steps):
         optimizer.zero_grad()
         evaluation = policy.evaluate_actions(observation, tokens, 1.0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vla_rl.policies import PolicyError, load_policy
 from vla_rl.policies.openvla import OpenVLAPolicy, PolicyInputs
 from vla_rl.policies.openvla.config import AugmentationConfig, FeaturizerConfig
 from vla_rl.policies.openvla.images import augment, to_model_images
@@ -153,6 +155,29 @@ def test_vision_encoders_are_interchangeable(build: Build, observation: Observat
     # DINOv2's mask token is for pre-training only; the last LayerNorm of each encoder is in use here.
     assert [n for n in names if "mask_token" not in n] == []
     assert hasattr(policy.model.vision_backbone, "fused_featurizer") == (len(kinds) == 2)
+
+
+def test_a_slot_may_hold_all_tokens_of_an_action(build: Build, observation: Observation, tmp_path: Path) -> None:
+    """Chunks of 3 actions of 2 numbers: 3 slots in the place of 6; token d of action a is read from slot a by layer d."""
+    policy = build(slot_holds="action", proprio_width=40)
+    assert (policy.config.num_tokens, policy.config.num_slots) == (6, 3)
+    assert policy.config.max_prompt_tokens == build().config.max_prompt_tokens + 3
+    chosen = policy.act(observation, 1.0, torch.Generator().manual_seed(0))
+    evaluation = policy.evaluate_actions(observation, chosen.tokens, 1.0)
+    np.testing.assert_allclose(evaluation.log_probs.detach().numpy(), chosen.log_probs, atol=1e-5)
+    states = []
+    policy.model.slot_reader.register_forward_hook(lambda module, inputs, output: states.append(inputs[0]))
+    logits, _ = policy.model(policy.prepare(observation))
+    (slots,) = states
+    assert slots.shape == (len(observation), 3, 32) and logits.shape == (len(observation), 6, 256)
+    weight, bias = policy.model.slot_reader.weight[32:], policy.model.slot_reader.bias[32:]  # of the second token of an action
+    rows = policy.model.language_model.lm_head.weight[policy.action_tokens.first_token : policy.config.vocab_size]
+    torch.testing.assert_close(logits[:, 5], (slots[:, 2] @ weight.T + bias) @ rows.T)
+    policy.save(tmp_path / "policy")
+    again = load_policy(tmp_path / "policy")
+    np.testing.assert_array_equal(again.act(observation, 0.0).tokens, policy.act(observation, 0.0).tokens)
+    with pytest.raises(PolicyError, match="needs .* slot_holds=token"):
+        build(slot_holds="action", decoding="autoregressive", attention="causal", read_before=True)
 
 
 def test_pooling_merges_neighbouring_features() -> None:

@@ -343,7 +343,7 @@ def test_frames_with_negative_strides_are_taken(policy: OpenVLAPolicy, observati
     assert np.array_equal(policy.act(flipped, 0.0).values, policy.act(solid, 0.0).values)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
+@pytest.mark.parametrize("preset", ["tiny", "state", "small"])
 def test_presets_build_and_act(preset: str) -> None:
     policy = build_policy(
         preset,
@@ -357,6 +357,23 @@ def test_presets_build_and_act(preset: str) -> None:
     )
     observation = Observation({"agentview": np.zeros((2, 96, 96, 3), np.uint8)}, np.zeros((2, 8), np.float32), ["open it"] * 2)
     assert policy.act(observation, 1.0).actions.shape == (2, 8, 7)
+
+
+def test_a_policy_may_see_proprioception_alone(observation: Observation, tmp_path: Path) -> None:
+    blind = replace(observation, images={})
+    settings = {"chunk_length": 3, "action_dim": 2, "instructions": ["go"], "statistics": ActionStatistics.unit(2), "seed": 0}
+    policy = build_policy("tiny", cameras=(), proprio_dim=3, **settings)
+    assert not [name for name, _ in policy.model.named_parameters() if "vision" in name or name == "projector.fc1"]
+    chosen = policy.act(blind, 1.0, torch.Generator().manual_seed(0))
+    again = policy.evaluate_actions(blind, chosen.tokens, 1.0)
+    np.testing.assert_allclose(again.log_probs.detach().numpy(), chosen.log_probs, atol=1e-5)
+    policy.train().action_logits(policy.prepare(blind)).sum().backward()
+    policy.eval().save(tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    assert loaded.cameras == ()
+    np.testing.assert_array_equal(loaded.act(blind, 0.0).tokens, policy.act(blind, 0.0).tokens)
+    with pytest.raises(PolicyError, match="needs a camera or proprioception"):
+        build_policy("tiny", cameras=(), proprio_dim=0, **settings)
 
 
 def test_building_something_that_does_not_exist_is_refused(build: Build) -> None:

@@ -136,7 +136,7 @@ def _act(model: OpenVLAModel, batch: int, dtype: str, settings: PolicySettings) 
 
 
 def _learn(model: OpenVLAModel, batch: int, dtype: str, kind: str, settings: PolicySettings, before: Sequence[Row]) -> Row:
-    row = Row(kind, batch, dtype, batch * model.config.num_slots, 0.0)
+    row = Row(kind, batch, dtype, batch * model.config.num_tokens, 0.0)
 
     def run() -> None:
         with learning(model, batch, dtype, kind, settings.lora_rank) as work:

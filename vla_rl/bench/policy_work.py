@@ -120,8 +120,8 @@ def acting(model: OpenVLAModel, batch: int, dtype: str) -> list[Workload]:
     rows, same = torch.arange(batch, device=device), torch.zeros(batch, dtype=torch.long, device=device)
     parallel, serial = with_decoding(model, "parallel"), with_decoding(model, "autoregressive")
     all_weights, decoder = weight_bytes(model), weight_bytes(model.language_model)
-    steps = all_weights + (config.num_slots - 1) * decoder
-    tokens = batch * config.num_slots
+    steps = all_weights + (config.num_tokens - 1) * decoder
+    tokens = batch * config.num_tokens
 
     def work(name: str, run: Callable[[], Any], read: float, useful: str | None = None) -> Workload:
         return Workload(name, batch, dtype, tokens, torch.no_grad()(run), read, useful)
@@ -152,7 +152,7 @@ def decode_without_cache(model: OpenVLAModel, inputs: PolicyInputs) -> Int64[Ten
     """As `OpenVLAModel.decode`, with the whole sequence encoded anew for every token."""
     first = model.config.vocab_size - 256
     tokens = torch.full((len(inputs), 1), first, device=inputs.prompt_ids.device)
-    for _ in range(model.config.num_slots):
+    for _ in range(model.config.num_tokens):
         logits, _ = model(inputs, tokens=tokens)
         tokens = torch.cat([tokens[:, :-1], logits[:, -1:].argmax(-1) + first, tokens[:, -1:]], dim=1)
     return tokens[:, :-1] - first
@@ -164,7 +164,7 @@ def hf_generate(model: OpenVLAModel, inputs: PolicyInputs) -> Int64[Tensor, "B L
     return model.language_model.generate(
         inputs_embeds=sequence,
         attention_mask=valid.long(),
-        max_new_tokens=model.config.num_slots,
+        max_new_tokens=model.config.num_tokens,
         do_sample=False,
         use_cache=True,
         pad_token_id=0,
@@ -178,7 +178,7 @@ def learning(model: OpenVLAModel, batch: int, dtype: str, kind: str, rank: int) 
     parallel = with_decoding(model, "parallel")
     device = model.value_head.fc1.weight.device
     inputs = make_inputs(model.config, batch, device)
-    classes = torch.zeros((batch, model.config.num_slots), dtype=torch.long, device=device)
+    classes = torch.zeros((batch, model.config.num_tokens), dtype=torch.long, device=device)
     model.requires_grad_(True)
     if "LoRA" in kind:
         add_adapters(model, rank, min(rank, 16), seed=0)
@@ -199,7 +199,7 @@ def learning(model: OpenVLAModel, batch: int, dtype: str, kind: str, rank: int) 
         plain = kind.replace(", recomputed", "").replace(", compiled", "")
         useful = plain if plain != kind else None
         # Forward and backward pass each read the weights.
-        yield Workload(kind, batch, dtype, batch * model.config.num_slots, step, 2 * weight_bytes(model), useful)
+        yield Workload(kind, batch, dtype, batch * model.config.num_tokens, step, 2 * weight_bytes(model), useful)
     finally:
         if "recomputed" in kind:
             for block in transformer_blocks(model):

@@ -15,8 +15,9 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 
 from vla_rl.types import EpisodeSpec
 
-PROPRIO_DIM_OF = {7: 8, 14: 14}
-"""Size of an action -> size of the proprioception beside it: LIBERO's one arm, RoboTwin's two."""
+PROPRIO_DIMS_OF = {7: (8,), 14: (14, 41)}
+"""Size of an action -> sizes that the proprioception beside it can have: LIBERO's one arm, RoboTwin's two without and with
+the poses of objects."""
 
 
 class DatasetError(RuntimeError):
@@ -38,9 +39,10 @@ class Demonstration:
     """The step of each frame; increasing."""
     proprio: Float32[np.ndarray, "T P"]
     """LIBERO (8): end-effector position (3, m), orientation as axis-angle (3, rad), gripper finger positions (2, m).
-    RoboTwin (14): what the drives aim at; joint angles (6, rad) and gripper (0 closed, 1 open), left arm before right."""
+    RoboTwin (14): what the drives aim at; joint angles (6, rad) and gripper (0 closed, 1 open), left arm before right. For
+    privileged policies (41) the poses of three objects follow: position (3, m) and two axes (6) each."""
     actions: Float32[np.ndarray, "T D"]
-    """As executed, noise included. LIBERO (7): in [-1, 1]; gripper -1 opens, +1 closes. RoboTwin (14): as `proprio`."""
+    """As executed, noise included. LIBERO (7): in [-1, 1]; gripper -1 opens, +1 closes. RoboTwin (14): as in `proprio`."""
     rewards: Float32[np.ndarray, "T"]
     success: bool
     expert_actions: Float32[np.ndarray, "T D"] | None = None
@@ -80,16 +82,16 @@ class Demonstration:
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise DatasetError(f"the episode runs at {self.fps} control steps a second")
         size = 14 if self.is_bimanual else 7
-        shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
-            "actions": (self.actions, (steps, size)),
-            "proprioception": (self.proprio, (steps, PROPRIO_DIM_OF[size])),
-            "rewards": (self.rewards, (steps,)),
-            "expert_actions": (self.expert_actions, (steps, size)),
-            "joint_states": (self.joint_states, (steps, 7)),
+        shapes: dict[str, tuple[np.ndarray | None, list[tuple[int, ...]]]] = {
+            "actions": (self.actions, [(steps, size)]),
+            "proprioception": (self.proprio, [(steps, dim) for dim in PROPRIO_DIMS_OF[size]]),
+            "rewards": (self.rewards, [(steps,)]),
+            "expert_actions": (self.expert_actions, [(steps, size)]),
+            "joint_states": (self.joint_states, [(steps, 7)]),
         }
         for name, (array, wanted) in shapes.items():
-            if array is not None and array.shape != wanted:
-                raise DatasetError(f"{name} have shape {array.shape}, expected {wanted}")
+            if array is not None and array.shape not in wanted:
+                raise DatasetError(f"{name} have shape {array.shape}, expected {' or '.join(map(str, wanted))}")
             if array is not None and not np.isfinite(array).all():
                 raise DatasetError(f"{name} hold values that are not finite")
         for name, count in (("states", self.states), ("skills", self.skills)):

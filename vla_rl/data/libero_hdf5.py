@@ -37,6 +37,8 @@ DATASET_OF_CAMERA = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in
 CAMERA_OF_DATASET = {dataset: camera for camera, dataset in DATASET_OF_CAMERA.items()}
 JOINT_TARGETS = "joint_targets"
 """Proprioception of RoboTwin's two arms; files with it have frames as the simulator renders them, top row first."""
+OBJECT_POSES = "object_poses"
+"""What privileged proprioception has behind it."""
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """What h5py and numpy raise on damaged files."""
 
@@ -286,7 +288,9 @@ def _write_episode(group: h5py.Group, key: int, demo: Demonstration, compression
         group["skill"] = np.array(demo.skills, dtype="S16")
     obs = group.create_group("obs")
     if demo.is_bimanual:
-        obs[JOINT_TARGETS] = demo.proprio
+        obs[JOINT_TARGETS] = demo.proprio[:, : demo.actions.shape[1]]
+        if demo.proprio.shape[1] > demo.actions.shape[1]:
+            obs[OBJECT_POSES] = demo.proprio[:, demo.actions.shape[1] :]
     else:
         position, orientation, fingers = np.split(demo.proprio.astype(np.float64), (3, 6), axis=1)
         group["robot_states"] = np.concatenate([fingers, position, quaternion(orientation)], axis=1)
@@ -333,7 +337,7 @@ def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequen
         instruction=instruction_of(header, group.attrs),
         images=_read_images(obs, cameras, flip),
         frame_index=np.asarray(obs["frame_index"] if "frame_index" in obs else np.arange(len(actions)), dtype=np.int64),
-        proprio=np.asarray(obs[JOINT_TARGETS] if is_bimanual else _one_arm(obs), dtype=np.float32),
+        proprio=np.asarray(_two_arms(obs) if is_bimanual else _one_arm(obs), dtype=np.float32),
         actions=actions,
         rewards=np.asarray(group["rewards"], dtype=np.float32) if "rewards" in group else np.zeros(len(actions), np.float32),
         success=bool(group.attrs.get("success", dones[-1] == 1)),
@@ -351,6 +355,10 @@ def _parse_episode(header: Mapping[str, Any], group: h5py.Group, cameras: Sequen
 def _one_arm(obs: h5py.Group) -> np.ndarray:
     pose = np.concatenate([obs["ee_pos"], obs["ee_ori"]], axis=1) if "ee_pos" in obs else np.asarray(obs["ee_states"])
     return np.concatenate([pose, obs["gripper_states"]], axis=1)
+
+
+def _two_arms(obs: h5py.Group) -> np.ndarray:
+    return np.concatenate([obs[name] for name in (JOINT_TARGETS, OBJECT_POSES) if name in obs], axis=1)
 
 
 def instruction_of(header: Mapping[str, Any], episode: Mapping[str, Any]) -> str:

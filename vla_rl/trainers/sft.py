@@ -14,10 +14,10 @@ from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
 from vla_rl.config import Config
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.policies import load_policy
-from vla_rl.policies.openvla import ActionStatistics, CheckpointOptions, OpenVLAPolicy, build_policy
+from vla_rl.policies.openvla import CheckpointOptions, OpenVLAPolicy
 from vla_rl.progress import Progress
 from vla_rl.run import Run, load_weights, prepare_for_training
-from vla_rl.sim.libero.tasks import suite_names, suite_tasks
+from vla_rl.trainers.scratch import new_policy
 
 
 def given_policy(config: Config, device: torch.device) -> OpenVLAPolicy:
@@ -37,24 +37,6 @@ def given_policy(config: Config, device: torch.device) -> OpenVLAPolicy:
     return load_policy(policy.path, device, options, getattr(torch, policy.dtype) if policy.dtype else None)
 
 
-def new_policy(run: Run, dataset: ChunkDataset) -> OpenVLAPolicy:
-    """A policy from scratch, shaped for the run's simulator and the demonstrations' actions."""
-    config = run.config
-    known = {task.instruction for suite in suite_names() for task in suite_tasks(suite)}
-    instructions = sorted(known if config.sim.name == "libero" else known | set(dataset.instruction))
-    return build_policy(
-        config.policy.preset,
-        cameras=config.sim.cameras,
-        chunk_length=config.policy.chunk_length,
-        action_dim=dataset.actions.shape[-1],
-        proprio_dim=dataset.proprio.shape[-1],
-        instructions=instructions,
-        statistics=ActionStatistics.symmetric(dataset.actions),
-        seed=config.run.seed,
-        value_gradient=config.policy.value_gradient,
-    )
-
-
 def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], device: torch.device) -> OpenVLAPolicy:
     """Clone the demonstrations for `sft.steps` steps; a run that has done so already returns its policy.
 
@@ -68,7 +50,7 @@ def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], devic
     given = given_policy(run.config, device) if run.config.policy.path else None
     chunk_length = given.chunk_length if given else run.config.policy.chunk_length
     dataset = ChunkDataset.load(find_demonstrations(), run.config.sim.cameras, chunk_length)
-    policy = given or new_policy(run, dataset).to(device)
+    policy = given or new_policy(run.config, dataset).to(device)
     prepare_for_training(policy, run.config, adapters=given is not None)
     learner = SftLearner(policy, config)
     step = 0

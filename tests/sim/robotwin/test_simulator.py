@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from vla_rl.collect import collect_demonstrations, replay
-from vla_rl.config import CollectSettings
+from vla_rl.config import CollectSettings, RoboTwinOptions
 from vla_rl.data.libero_hdf5 import read_demonstrations
+from vla_rl.evaluate import EpisodeOutcome, _repeat
 from vla_rl.policies.openvla import ActionStatistics, build_policy
+from vla_rl.rollout.collector import collect
 from vla_rl.sim import EpisodeSpec, SimError, make_sim
 from vla_rl.sim.conformance import CHECKS, Case, check_end_of_episode
 from vla_rl.sim.environments import find_environment
@@ -96,6 +98,47 @@ def test_a_seed_and_a_killed_worker_give_the_same_pictures() -> None:
             np.testing.assert_array_equal(after.observation.images[camera][0], after.observation.images[camera][1])
 
 
+def test_privileged_proprioception_tells_where_the_objects_are() -> None:
+    """The red block, then the green one, on the table of .74 m with their centres half a block, .025 m, above it; no third.
+
+    RoboTwin lays them between -.28 and .28 m to the sides, -.08 and .05 m in depth, turned by .75 rad at most.
+    """
+    specs = [EpisodeSpec("robotwin", STACK, seed=seed) for seed in (4, 5)]
+    with make(2) as plain, make(2, privileged=True) as sim:
+        assert (plain.proprio_dim, sim.proprio_dim) == (14, 41)
+        joints, told = plain.reset(specs), sim.reset(specs)
+        np.testing.assert_array_equal(told.proprio[:, :14], joints.proprio)
+        blocks = told.proprio[:, 14:].reshape(2, 3, 3, 3)  # environment, object, position or axis, x y z
+        for block in blocks[:, :2].reshape(4, 3, 3):
+            position, first, second = block
+            assert abs(position[0]) <= 0.281 and -0.081 <= position[1] <= 0.051
+            assert position[2] == pytest.approx(0.765, abs=2e-3)
+            turned = np.arctan2(first[1], first[0])
+            assert abs(turned) <= 0.76
+            np.testing.assert_allclose(second, [-np.sin(turned), np.cos(turned), 0], atol=1e-2)
+        assert not blocks[:, 2].any() and np.abs(blocks[0, 0, 0] - blocks[1, 0, 0]).max() > 0.01
+        assert told.instruction == joints.instruction
+
+
+def test_a_video_shows_the_episode_as_it_was() -> None:
+    """Four turns of 200 actions, each one motion: five frames, of which the last is what the policy saw last, upright."""
+    with make(cameras=("head_camera",)) as sim:
+        policy = build_policy(
+            "state",
+            cameras=(),
+            chunk_length=200,
+            action_dim=14,
+            proprio_dim=14,
+            instructions=["stack"],
+            statistics=ActionStatistics.symmetric(np.zeros((1, 14)), minimum_scale=0.05),
+            seed=0,
+        )
+        (episode,) = collect(sim, policy, [EpisodeSpec("robotwin", STACK, seed=4)], 1.0, torch.Generator().manual_seed(0))
+        frames = _repeat(sim, EpisodeOutcome(episode.spec, "", episode.success, episode.num_actions, 0.0, episode.actions))
+        assert frames.shape == (5, 48, 64, 3)
+        np.testing.assert_array_equal(frames[-1], episode.final_images["head_camera"])
+
+
 def test_controls_are_distinct() -> None:
     """Five actions on one line: as one trajectory the arm stops once, as five it stops five times and so lags less."""
     found = {}
@@ -114,14 +157,23 @@ def test_controls_are_distinct() -> None:
 
 def test_the_expert_is_recorded_and_replayed_to_success(tmp_path: Path) -> None:
     settings = CollectSettings(
-        suite="robotwin", task_ids=(STACK,), episodes=2, cameras=(), frame_stride=25, output=tmp_path, workers=1
+        suite="robotwin",
+        task_ids=(STACK,),
+        episodes=2,
+        cameras=(),
+        frame_stride=25,
+        output=tmp_path,
+        workers=1,
+        robotwin=RoboTwinOptions(privileged=True),
     )
     (path,) = collect_demonstrations(settings, progress=False)
     found = list(read_demonstrations(path))
     assert len(found) == 2 and found[0].spec == EpisodeSpec("robotwin", STACK, seed=10_000_000)
     for demonstration in found:
-        assert demonstration.actions.shape[1] == demonstration.proprio.shape[1] == 14 and demonstration.success
-        np.testing.assert_array_equal(demonstration.actions[:-1], demonstration.proprio[1:])
+        assert demonstration.actions.shape[1] == 14 and demonstration.proprio.shape[1] == 41 and demonstration.success
+        np.testing.assert_array_equal(demonstration.actions[:-1], demonstration.proprio[1:, :14])
+        # In the end the green block, whose height is number 25, lies on the red one, whose height is number 16.
+        assert demonstration.proprio[-1, 25] - demonstration.proprio[-1, 16] == pytest.approx(0.05, abs=0.012)
         assert demonstration.provenance["comparable_with_published_scores"] is False
     assert collect_demonstrations(settings, progress=False) == [path]  # nothing is left to do
     report = replay(path)

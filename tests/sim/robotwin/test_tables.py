@@ -14,6 +14,7 @@ from vla_rl.sim.robotwin.assets import Profile, score_note
 from vla_rl.sim.robotwin.planner import Reach
 from vla_rl.sim.robotwin.seeds import find_seed, known_seeds, search_seeds
 from vla_rl.sim.robotwin.tasks import MESH_FREE, STEP_LIMITS, find_task, suite_tasks, task_named
+from vla_rl.sim.suites import task_label
 
 LITE = Profile("lite")
 
@@ -27,6 +28,11 @@ def test_there_are_fifty_tasks_in_alphabetical_order() -> None:
         find_task("robotwin", 50)
     with pytest.raises(SimError, match="one suite 'robotwin', not 'libero_goal'"):
         suite_tasks("libero_goal")
+
+
+def test_tables_call_tasks_by_what_all_episodes_share() -> None:
+    assert task_label("robotwin", 45, "Grab the red block.") == "stack_blocks_two"
+    assert task_label("libero_goal", 0, "open the drawer") == "open the drawer"
 
 
 @pytest.mark.parametrize("name", MESH_FREE)

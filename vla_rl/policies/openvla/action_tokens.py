@@ -73,6 +73,21 @@ class ActionStatistics:
         return ActionStatistics(tuple((-scale).tolist()), tuple(scale.tolist()), tuple(bool(n) for n in keep))
 
     @staticmethod
+    def bounds(actions: Float[np.ndarray, "M D"], margin: float = 0.02, minimum_range: float = 0.02) -> ActionStatistics:
+        """The bins of a dimension span all its samples, and `margin` of their range beyond either end: for commands that are
+        positions, of which 0 is one like any other.
+
+        A dimension whose samples lie closer together than `minimum_range` gets a range of that width around their middle, on
+        which a bin is centred: one that never moves decodes to its constant. Raises `PolicyError` as `symmetric` does.
+        """
+        samples = _samples(actions)
+        low, high = samples.min(axis=0), samples.max(axis=0)
+        half = np.maximum((0.5 + margin) * (high - low), 0.5 * minimum_range)
+        centre = (low + high) / 2
+        low, high = centre - half, centre + half
+        return ActionStatistics(tuple(low.tolist()), tuple(high.tolist()), (True,) * len(low), exact_zero=False)
+
+    @staticmethod
     def quantiles(
         actions: Float[np.ndarray, "M D"],
         normalised: tuple[bool, ...] | None = None,

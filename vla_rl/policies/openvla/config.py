@@ -67,6 +67,7 @@ class OpenVLAConfig:
     """Everything that decides the shape and the inputs of an `OpenVLAModel`."""
 
     cameras: tuple[str, ...]
+    """None: the policy sees proprioception alone, and has no vision encoder."""
     chunk_length: int
     action_dim: int
     proprio_dim: int
@@ -102,6 +103,11 @@ class OpenVLAConfig:
     value_gradient: bool = True
     """Whether the value loss reaches the trunk, or the value head only."""
     augmentation: AugmentationConfig = AugmentationConfig()
+    slot_holds: Literal["token", "action"] = "token"
+    """`action`: all tokens of an action are read from one slot, each by a linear layer of its own, for long chunks of large
+    actions: the sequence is about `action_dim` times as short. Only for parallel decoding."""
+    proprio_width: int = 0
+    """Width of the proprioception projector's hidden layer; 0: that of the language model."""
     decoding: Literal["parallel", "autoregressive"] = "parallel"
     """`parallel`: every action token from one pass over empty slots; `autoregressive`: one after the other, each seeing those
     before it."""
@@ -120,9 +126,9 @@ class OpenVLAConfig:
     """What chooses actions: a distribution over action tokens, or OpenVLA-OFT's regression, which has no log-probs."""
 
     def __post_init__(self) -> None:
-        if not self.cameras or min(self.chunk_length, self.action_dim) < 1 or self.proprio_dim < 0:
+        if not (self.cameras or self.proprio_dim) or min(self.chunk_length, self.action_dim) < 1 or self.proprio_dim < 0:
             raise PolicyError(
-                "a policy needs at least one camera, chunk_length and action_dim of at least 1, proprio_dim of 0 or more"
+                "a policy needs a camera or proprioception, chunk_length and action_dim of at least 1, proprio_dim of 0 or more"
             )
         if not len(self.proprio_centre) == len(self.proprio_scale) == self.proprio_dim:
             raise PolicyError(f"proprio_centre and proprio_scale must have proprio_dim = {self.proprio_dim} entries")
@@ -134,14 +140,24 @@ class OpenVLAConfig:
                 f"image_size {self.image_size}, the patch sizes {[f.patch_size for f in self.featurizers]} and projector_pool "
                 f"{self.projector_pool} must divide evenly into one grid"
             )
-        if self.decoding == "autoregressive" and (self.attention != "causal" or not self.read_before or self.stop_slot):
-            raise PolicyError("autoregressive decoding needs attention=causal, read_before=true and stop_slot=false")
+        if self.decoding == "autoregressive" and (
+            self.attention != "causal" or not self.read_before or self.stop_slot or self.slot_holds != "token"
+        ):
+            raise PolicyError(
+                "autoregressive decoding needs attention=causal, read_before=true, stop_slot=false and slot_holds=token"
+            )
         if self.max_prompt_tokens < 1:
             raise PolicyError(f"max_positions {self.language.max_positions} leaves no room for a prompt; raise it")
 
     @property
-    def num_slots(self) -> int:
+    def num_tokens(self) -> int:
+        """Of a chunk."""
         return self.chunk_length * self.action_dim
+
+    @property
+    def num_slots(self) -> int:
+        """Places in the sequence that a chunk's tokens are read from."""
+        return self.chunk_length if self.slot_holds == "action" else self.num_tokens
 
     @property
     def image_tokens(self) -> int:
@@ -179,7 +195,8 @@ LATER = {
     LanguageConfig: {"kv_heads"},
     AugmentationConfig: set(),
     OpenVLAConfig: {
-        "decoding", "read_before", "stop_slot", "embedding_rows", "image_pipeline", "proprio_clip", "head",
+        "decoding", "read_before", "stop_slot", "embedding_rows", "image_pipeline", "proprio_clip", "head", "slot_holds",
+        "proprio_width",
     },
 }  # fmt: skip
 """Fields that the first saved policies do not have; they mean their default there."""

@@ -4,8 +4,8 @@ The sequence is [<s>, image tokens of every camera, proprioception, rest of the 
 read from ONE forward pass, as in OpenVLA-OFT (arXiv 2502.19645), or filled one after the other, as in OpenVLA (arXiv
 2406.09246); then training reads them from one pass, too, in which they hold the tokens that were chosen.
 
-Legend: B observations, C cameras, S image size, K tokens of one image, P proprioception size, N prompt tokens (padded),
-A actions of a chunk, D action size, L = A*D action slots, Q sequence length, E width of the language model.
+Legend: B observations, C cameras, S image size or slots, K tokens of one image, P proprioception size, N prompt tokens (padded),
+A actions of a chunk, D action size, L = A*D action tokens, Q sequence length, E width of the language model.
 """
 
 from __future__ import annotations
@@ -131,24 +131,27 @@ class OpenVLAModel(nn.Module):
         self.config = config
         language = config.language
         width = language.width
-        self.vision_backbone = VisionBackbone(config.featurizers, config.image_size)
-        self.projector = Projector(
-            self.vision_backbone.width,
-            config.projector_width or width,
-            width,
-            config.projector_layers,
-            config.projector_pool,
-        )
+        if config.cameras:
+            self.vision_backbone = VisionBackbone(config.featurizers, config.image_size)
+            self.projector = Projector(
+                self.vision_backbone.width,
+                config.projector_width or width,
+                width,
+                config.projector_layers,
+                config.projector_pool,
+            )
         if config.proprio_dim:
-            self.proprio_projector = ProprioProjector(config.proprio_dim, width)
+            self.proprio_projector = ProprioProjector(config.proprio_dim, config.proprio_width or width, width)
         self.language_model = _llama(language, config.padded_vocab_size)
         self.value_head = ValueHead(width, config.value_width)
         if config.head == "l1":
             self.action_head = RegressionHead(config.action_dim, width)
-        if config.camera_embedding:
+        if config.camera_embedding and config.cameras:
             self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), width) * language.initializer_range)
         if config.slot_embedding == "learned":
             self.slot_embedding = nn.Parameter(torch.randn(config.num_slots, width) * language.initializer_range)
+        if config.slot_holds == "action":
+            self.slot_reader = nn.Linear(width, config.action_dim * width)
         self._register_proprio_buffers()
 
     def _register_proprio_buffers(self) -> None:
@@ -210,10 +213,10 @@ class OpenVLAModel(nn.Module):
         prefix = read(inputs)
         chosen = [choose(prefix.logits[rows], 0)]
         values = prefix.values[rows]
-        room = prefix.valid.shape[1] + self.config.num_slots - 1
+        room = prefix.valid.shape[1] + self.config.num_tokens - 1
         memory, step = self._stepper(graphs, len(rows), room)
         memory.begin(prefix.cache, rows, prefix.valid)
-        for index in range(1, self.config.num_slots):
+        for index in range(1, self.config.num_tokens):
             memory.tokens[: len(rows)] = chosen[-1] + (self.config.vocab_size - NUM_ACTION_TOKENS)
             chosen.append(choose(step()[: len(rows)], index))
         return torch.stack(chosen, dim=1), values
@@ -309,12 +312,15 @@ class OpenVLAModel(nn.Module):
     def _slot_states(
         self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"], slots: int
     ) -> Float[Tensor, "B L E"]:
-        """The states that action tokens are read from, see `OpenVLAConfig.read_before`."""
+        """The states that action tokens are read from, see `OpenVLAConfig.read_before` and `slot_holds`."""
         states = hidden[:, hidden.shape[1] - slots :]
         if self.config.read_before:
             rows = torch.arange(len(hidden), device=hidden.device)
             states = torch.cat([hidden[rows, last_prompt_token][:, None], states], dim=1)
-        return states[:, : self.config.num_slots]
+        states = states[:, : self.config.num_slots]
+        if self.config.slot_holds == "token":
+            return states
+        return self.slot_reader(states).unflatten(2, (self.config.action_dim, -1)).flatten(1, 2)
 
     def _value(self, hidden: Float[Tensor, "B Q E"], last_prompt_token: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
         state = hidden[torch.arange(len(hidden), device=hidden.device), last_prompt_token]
@@ -338,7 +344,9 @@ class OpenVLAModel(nn.Module):
     ) -> tuple[Float[Tensor, "B Q E"], Bool[Tensor, "B Q"], Int64[Tensor, "B"]]:
         """Embeddings of all that stands before the slots, which of them are not padding, and where each prompt ends."""
         prompt = self._embed(inputs.prompt_ids)
-        parts = [prompt[:, :1], self._image_tokens(inputs, generator)]
+        parts = [prompt[:, :1]]
+        if self.config.cameras:
+            parts.append(self._image_tokens(inputs, generator))
         if self.config.proprio_dim:
             parts.append(self._proprio_token(inputs, generator))
         before = sum(part.shape[1] for part in parts)

@@ -96,9 +96,8 @@ class OpenVLAPolicy:
         if self.config.decoding == "parallel":
             logits, values = self.model.act(inputs, self._graphs)
             return *sample(logits[rows], temperature, generator), values[rows]
-        uniform = (
-            uniform_numbers(len(rows), self.config.num_slots, generator) if temperature else torch.zeros(1, self.config.num_slots)
-        )
+        tokens = self.config.num_tokens
+        uniform = uniform_numbers(len(rows), tokens, generator) if temperature else torch.zeros(1, tokens)
         log_probs: list[Tensor] = []
 
         def choose(logits: Float[Tensor, "B 256"], step: int) -> Int64[Tensor, "B"]:
@@ -197,11 +196,11 @@ class OpenVLAPolicy:
     def token_classes(self, tokens: Int64[np.ndarray, "*batch L"] | Tensor) -> Int64[Tensor, "*batch L"]:
         """Action tokens -> indices in [0, 256) of `action_logits`, on the policy's device."""
         classes = torch.as_tensor(tokens, device=self.device, dtype=torch.long) - self.action_tokens.first_token
-        if classes.shape[-1] != self.config.num_slots or (
+        if classes.shape[-1] != self.config.num_tokens or (
             classes.numel() and (int(classes.min()) < 0 or int(classes.max()) >= NUM_ACTION_TOKENS)
         ):
             raise PolicyError(
-                f"expected {self.config.num_slots} action tokens a row with ids {self.action_tokens.first_token} to "
+                f"expected {self.config.num_tokens} action tokens a row with ids {self.action_tokens.first_token} to "
                 f"{self.config.vocab_size - 1}; were these actions chosen by a policy with another vocabulary?"
             )
         return classes
@@ -225,7 +224,8 @@ class OpenVLAPolicy:
                 images.append(evaluation_images(turned, config.image_size, crop, self.device))
         proprio = torch.from_numpy(np.asarray(observation.proprio, dtype=np.float32)[:, : config.proprio_dim])
         prompt_ids, prompt_mask = self._prompts(observation.instruction)
-        return PolicyInputs(torch.stack(images, dim=1), proprio.to(self.device), prompt_ids, prompt_mask)
+        nothing = torch.zeros(len(proprio), 0, 3, config.image_size, config.image_size, dtype=torch.uint8, device=self.device)
+        return PolicyInputs(torch.stack(images, dim=1) if images else nothing, proprio.to(self.device), prompt_ids, prompt_mask)
 
     def _check(self, observation: Observation) -> None:
         missing = [name for name in self.cameras if name not in observation.images]

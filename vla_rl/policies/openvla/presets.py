@@ -27,6 +27,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "camera_embedding": True,
         "slot_embedding": "learned",
     },
+    "state": {
+        # For policies that are told what others have to see: no camera is needed, nothing is hidden from training, and a chunk
+        # of RoboTwin takes 25 places in the sequence.
+        "image_size": 32,
+        "featurizers": (FeaturizerConfig(kind="conv", patch_size=16, width=64, layers=0),),
+        "language": LanguageConfig(width=128, layers=2, heads=4, mlp_width=384),
+        "camera_embedding": True,
+        "slot_embedding": "learned",
+        "slot_holds": "action",
+        "proprio_width": 512,
+        "proprio_dropout": 0.0,
+        "proprio_noise": 0.005,
+    },
     "small": {
         "image_size": 128,
         "featurizers": (

@@ -34,10 +34,10 @@ class Projector(nn.Module):
 class ProprioProjector(nn.Module):
     """Proprioception -> one token, as in OpenVLA-OFT."""
 
-    def __init__(self, proprio_dim: int, width: int) -> None:
+    def __init__(self, proprio_dim: int, hidden_width: int, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(proprio_dim, width)
-        self.fc2 = nn.Linear(width, width)
+        self.fc1 = nn.Linear(proprio_dim, hidden_width)
+        self.fc2 = nn.Linear(hidden_width, width)
 
     def forward(self, proprio: Float[Tensor, "B P"]) -> Float[Tensor, "B E"]:
         return self.fc2(F.gelu(self.fc1(proprio)))
