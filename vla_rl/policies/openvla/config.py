@@ -67,7 +67,7 @@ class OpenVLAConfig:
     """Everything that decides the shape and the inputs of an `OpenVLAModel`."""
 
     cameras: tuple[str, ...]
-    """None: the policy sees proprioception alone, and has no vision encoder."""
+    """Without any, the policy sees proprioception alone and has no vision encoder."""
     chunk_length: int
     action_dim: int
     proprio_dim: int
