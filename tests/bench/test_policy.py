@@ -105,7 +105,7 @@ def test_full_size_has_the_published_size(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_policy_that_does_not_exist_ends_in_one_line() -> None:
-    with pytest.raises(PolicyError, match="^there is no policy 'huge'; give a path, openvla-7b, or one of small, tiny$"):
+    with pytest.raises(PolicyError, match="^there is no policy 'huge'; give a path, openvla-7b, or one of small, state, tiny$"):
         policy_work.find_model("huge", 8, NO_CPU)
     with pytest.raises(PolicyError, match="^there is no dtype 'float8' to measure"):
         PolicySettings(dtypes=("float8",))

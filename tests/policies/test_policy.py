@@ -383,7 +383,7 @@ def test_building_something_that_does_not_exist_is_refused(build: Build) -> None
         build(image_size=20)
     with pytest.raises(PolicyError, match="action statistics have 3 dimensions, the policy 2"):
         build(statistics=ActionStatistics.unit(3))
-    with pytest.raises(PolicyError, match="no policy preset 'huge'; choose one of: small, tiny"):
+    with pytest.raises(PolicyError, match="no policy preset 'huge'; choose one of: small, state, tiny"):
         build_policy(
             "huge",
             cameras=("a",),
