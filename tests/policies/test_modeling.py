@@ -180,6 +180,19 @@ def test_a_slot_may_hold_all_tokens_of_an_action(build: Build, observation: Obse
         build(slot_holds="action", decoding="autoregressive", attention="causal", read_before=True)
 
 
+def test_logit_scale_sharpens_the_distribution(build: Build, observation: Observation, tmp_path: Path) -> None:
+    plain, scaled = build(), build(logit_scale=4.0)
+    logits = [policy.eval().action_logits(policy.prepare(observation)) for policy in (plain, scaled)]
+    torch.testing.assert_close(logits[1], 4 * logits[0])
+    chosen = scaled.act(observation, 1.0, torch.Generator().manual_seed(0))
+    evaluation = plain.evaluate_actions(observation, chosen.tokens, 0.25)
+    np.testing.assert_allclose(evaluation.log_probs.detach().numpy(), chosen.log_probs, atol=1e-5)
+    scaled.save(tmp_path / "policy")
+    assert load_policy(tmp_path / "policy").config.logit_scale == 4.0
+    with pytest.raises(PolicyError, match="logit_scale must be positive"):
+        build(logit_scale=0.0)
+
+
 def test_pooling_merges_neighbouring_features() -> None:
     # A 4x4 grid whose feature is its own index; pooled 2x2, the first token holds features 0, 1, 4, 5.
     projector = Projector(1, 4, 4, 2, pool=2)

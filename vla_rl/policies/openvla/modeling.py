@@ -288,7 +288,8 @@ class OpenVLAModel(nn.Module):
 
     def _action_logits(self, states: Float[Tensor, "*shape E"]) -> Float[Tensor, "*shape 256"]:
         rows = slice(self.config.vocab_size - NUM_ACTION_TOKENS, self.config.vocab_size)
-        return F.linear(states, self.language_model.get_output_embeddings().weight[rows]).float()
+        logits = F.linear(states, self.language_model.get_output_embeddings().weight[rows]).float()
+        return logits if self.config.logit_scale == 1 else logits * self.config.logit_scale
 
     def _no_slots(self, batch: int) -> Float[Tensor, "B 0 E"]:
         return self.value_head.fc1.weight.new_zeros(batch, 0, self.config.language.width)

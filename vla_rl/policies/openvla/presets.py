@@ -39,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "proprio_width": 512,
         "proprio_dropout": 0.0,
         "proprio_noise": 0.005,
+        "logit_scale": 16.0,
     },
     "small": {
         "image_size": 128,
