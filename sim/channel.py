@@ -106,16 +106,14 @@ class PollingChannel:
 
     def receive(self) -> tuple[list[Message], bool]:
         """The messages that have arrived, and whether the worker's end is still open."""
-        is_open = True
         try:
             data = self.sock.recv(_READ_SIZE)
-            is_open = bool(data)
-            self._incoming += data
         except BlockingIOError:
-            pass
+            return decode(self._incoming), True
         except ConnectionError:
-            is_open = False
-        return decode(self._incoming), is_open
+            return decode(self._incoming), False
+        self._incoming += data
+        return decode(self._incoming), bool(data)
 
 
 class SharedArrays:

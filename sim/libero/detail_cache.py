@@ -45,7 +45,7 @@ def cached(kind: str, key: str, build: Callable[[], Arrays], *, valid: Callable[
             return arrays
         logger.warning("cache entry %s is not what it should be; building it again", path)
     except FileNotFoundError:
-        pass
+        logger.debug("no cache entry %s yet; building it", path)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         logger.warning("cache entry %s cannot be read (%s); building it again", path, error)
     arrays = build()

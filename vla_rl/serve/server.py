@@ -157,8 +157,8 @@ class PolicyServer:
                 timing = {"prev_total_ms": 1000 * (asyncio.get_running_loop().time() - start)}
                 self._busy.discard(connection)
             await connection.close(CloseCode.GOING_AWAY, SHUTTING_DOWN)
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as closed:
+            log.debug("%s: %s", peer, closed)
         finally:
             self._connections.discard(connection)
             self._busy.discard(connection)
