@@ -36,8 +36,13 @@ FIRST_SEED, SEEDS_PER_DEMONSTRATION = 10_000_000, 20
 
 
 def scene_options(options: RoboTwinOptions) -> dict[str, Any]:
-    """What determines RoboTwin's scenes and observations, as its backend takes it; how chunks are executed comes on top."""
-    return options.model_dump(exclude={"control"})
+    """What determines RoboTwin's scenes and observations, as its backend takes it."""
+    return options.model_dump(exclude={"control", "waypoint_stride"})
+
+
+def action_options(options: RoboTwinOptions) -> dict[str, Any]:
+    """What an action means, as RoboTwin's backend takes it. Demonstrations hold every recorded step whatever it is."""
+    return options.model_dump(include={"control", "waypoint_stride"})
 
 
 def collect_robotwin(settings: CollectSettings, progress: bool = True) -> list[Path]:

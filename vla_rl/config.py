@@ -36,6 +36,9 @@ class RoboTwinOptions(Section):
 
     control: Literal["chunk", "action"] = "chunk"
     """chunk: a chunk is one time-optimal trajectory (RLinf, SimpleVLA-RL); action: each action is one (RoboTwin's evaluation)."""
+    waypoint_stride: Positive = 1
+    """Recorded steps of 0.06 s from one action of a chunk to the next: 1 as in RoboTwin's data; with more a chunk has fewer
+    waypoints for the same motion, fewer tokens to learn, and the step limit counts in these actions."""
     profile: Literal["auto", "lite", "official"] = "auto"
     """official: RoboTwin's robot and assets; lite: our own arms and no meshes, whose scores compare with no published ones;
     auto: official where ROBOTWIN_ASSETS_ROOT is set."""

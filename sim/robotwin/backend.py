@@ -6,6 +6,7 @@ Legend: A actions of a chunk, P proprioception size, H x W image size, 14 = see 
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator, Sequence
 
 import msgpack
@@ -45,6 +46,7 @@ class RoboTwinBackend:
         cameras: Sequence[str] = ("head_camera",),
         image_size: int | Sequence[int] = (240, 320),
         control: str = "chunk",
+        waypoint_stride: int = 1,
         profile: str = "auto",
         shader: str = "auto",
         planner: str = "auto",
@@ -53,8 +55,9 @@ class RoboTwinBackend:
         privileged: bool = False,
     ) -> None:
         """`control`: `chunk` runs a chunk as one time-optimal trajectory (RLinf, SimpleVLA-RL), `action` each action as one
-        of its own (RoboTwin's evaluation); the same actions move the robot differently. `profile`, `shader` and `planner`:
-        see `assets.choose_profile`. `task_config` is one of the runtime's (demo_clean, demo_randomized), `instructions`
+        of its own (RoboTwin's evaluation); the same actions move the robot differently. `waypoint_stride`: an action stands
+        for so many of RoboTwin's, so that the step limit is that many times smaller. `profile`, `shader` and `planner`: see
+        `assets.choose_profile`. `task_config` is one of the runtime's (demo_clean, demo_randomized), `instructions`
         seen or unseen. With `privileged`, proprioception goes on with the poses of the task's objects, see `world.object_poses`.
 
         Raises `SimError` for options that do not exist, and where the interpreter or the machine lacks what they need.
@@ -63,12 +66,14 @@ class RoboTwinBackend:
             raise SimError(f"RoboTwin has no camera {unknown[0]!r}; choose from: {', '.join(CAMERAS)}")
         if control not in CONTROLS:
             raise SimError(f"RoboTwin has no control {control!r}; choose one of: {', '.join(CONTROLS)}")
+        if waypoint_stride < 1:
+            raise SimError(f"RoboTwin's waypoint_stride must be at least 1, not {waypoint_stride}")
         if instructions not in ("seen", "unseen"):
             raise SimError(f"RoboTwin's instructions are seen or unseen, not {instructions!r}")
         chosen = choose_profile(profile, shader, planner)
         self.settings = Settings(chosen, task_config, instructions, frame_size(image_size), privileged)
         self.proprio_dim = PRIVILEGED_DIM if privileged else ACTION_DIM
-        self._control = control
+        self._control, self._waypoint_stride = control, waypoint_stride
         self._worlds: list[World | None] = [None] * num_slots
 
     # -- the Backend protocol ----------------------------------------------------------------------------------------
@@ -84,7 +89,7 @@ class RoboTwinBackend:
         self._worlds[slot] = world
 
     def max_steps(self, slot: int) -> int:
-        return self.world(slot).task.max_steps
+        return math.ceil(self.world(slot).task.max_steps / self._waypoint_stride)
 
     def step(self, slot: int, action: Float32[np.ndarray, "14"]) -> StepResult:
         """A chunk of one action."""

@@ -39,6 +39,15 @@ def test_thinned_frames_are_fewer_samples_with_whole_chunks() -> None:
     assert observation.proprio[:, 0].tolist() == [1, 4, 7]
 
 
+def test_with_a_stride_each_action_is_where_its_steps_end() -> None:
+    # Steps 0 to 6, stride 3. From step 0: where steps 0-2 and 3-5 end, so 2 and 5, then the last step's, 6, whose stride is cut
+    # short. From step 4: where 4-6 end, 6, and nothing behind it.
+    dataset = ChunkDataset.from_demonstrations([demonstration(7, 1.0), demonstration(3, 2.0)], ["agentview"], 3, stride=3)
+    _, actions, mask = dataset[np.array([0, 4])]
+    np.testing.assert_allclose(actions[:, :, 0], [[1.02, 1.05, 1.06], [1.06, 1.06, 1.06]], rtol=1e-6)
+    assert mask.tolist() == [[True, True, True], [True, False, False]]
+
+
 def test_the_experts_label_is_cloned_where_it_is_known() -> None:
     demo = demonstration(3, 1.0)
     clean = np.full((3, 7), 0.25, np.float32)

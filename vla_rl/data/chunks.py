@@ -32,9 +32,11 @@ class ChunkDataset:
     end: Int64[np.ndarray, "S"]
     """Row of `actions` after the last of the sample's demonstration."""
     chunk_length: int
+    stride: int = 1
+    """Steps from one action of a chunk to the next: each is the last of its `stride` steps, a position to be reached."""
 
     @staticmethod
-    def load(paths: Sequence[Path], cameras: Sequence[str], chunk_length: int) -> ChunkDataset:
+    def load(paths: Sequence[Path], cameras: Sequence[str], chunk_length: int, stride: int = 1) -> ChunkDataset:
         """Read all successful demonstrations of some LIBERO HDF5 files.
 
         Raises `DatasetError` for files that cannot be read, that lack a camera, or that hold no demonstration at all.
@@ -43,10 +45,12 @@ class ChunkDataset:
         if not demonstrations:
             where = ", ".join(str(path) for path in paths) or "no file at all"
             raise DatasetError(f"there is no successful demonstration in {where}; collect some or set demonstrations.path")
-        return ChunkDataset.from_demonstrations(demonstrations, cameras, chunk_length)
+        return ChunkDataset.from_demonstrations(demonstrations, cameras, chunk_length, stride)
 
     @staticmethod
-    def from_demonstrations(demonstrations: Sequence[Demonstration], cameras: Sequence[str], chunk_length: int) -> ChunkDataset:
+    def from_demonstrations(
+        demonstrations: Sequence[Demonstration], cameras: Sequence[str], chunk_length: int, stride: int = 1
+    ) -> ChunkDataset:
         """Frames of all demonstrations must have one size; raises `DatasetError` otherwise."""
         sizes = {d.images[camera].shape[1:] for d in demonstrations for camera in cameras}
         if len(sizes) > 1:
@@ -61,18 +65,23 @@ class ChunkDataset:
             start=np.concatenate([d.frame_index + offset for d, offset in samples]),
             end=np.concatenate([np.full(len(d.frame_index), offset + len(d)) for d, offset in samples]),
             chunk_length=chunk_length,
+            stride=stride,
         )
 
     def __len__(self) -> int:
         return len(self.start)
 
     def __getitem__(self, index: np.ndarray) -> tuple[Observation, Float32[np.ndarray, "B A D"], Bool[np.ndarray, "B A"]]:
-        """Observations, labels, and which labels are real: a chunk that runs over the end repeats the last one, masked."""
-        rows = self.start[index][:, None] + np.arange(self.chunk_length)
-        mask = rows < self.end[index][:, None]
+        """Observations, labels, and which labels are real: a chunk that runs over the end repeats the last one, masked.
+
+        Where the last stride is cut short, its action is the demonstration's last.
+        """
+        first, end = self.start[index][:, None], self.end[index][:, None]
+        begins = first + self.stride * np.arange(self.chunk_length)
+        mask = begins < end
         observation = Observation(
             images={camera: frames[index] for camera, frames in self.images.items()},
             proprio=self.proprio[index],
             instruction=[self.instruction[i] for i in index],
         )
-        return observation, self.actions[np.where(mask, rows, self.end[index][:, None] - 1)], mask
+        return observation, self.actions[np.minimum(begins + self.stride - 1, end - 1)], mask

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 
 from vla_rl.algorithms.composition import check_rounds, compose
 from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.collect import collect_demonstrations
-from vla_rl.collect_robotwin import scene_options
+from vla_rl.collect_robotwin import action_options, scene_options
 from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
@@ -28,7 +27,7 @@ from vla_rl.sim.robotwin.tasks import SUITE as ROBOTWIN_SUITE
 from vla_rl.sim.suites import find_task, suite_tasks
 from vla_rl.trainers.evaluation import evaluate_and_save, evaluate_held_out
 from vla_rl.trainers.rl import train_rl
-from vla_rl.trainers.sft import given_policy, train_sft
+from vla_rl.trainers.sft import demonstrated_chunks, given_policy, train_sft
 from vla_rl.wire import TOKEN_VARIABLE
 
 
@@ -37,7 +36,7 @@ def open_sim(config: Config, ranks: Ranks | None = None) -> VectorSim:
     sim, neighbours = config.sim, 1 if ranks is None else ranks.local_size
     workers = sim.num_workers or (max(1, len(os.sched_getaffinity(0)) // neighbours) if neighbours > 1 else None)
     libero = {"render_quality": sim.render_quality, "antialiasing": sim.antialiasing, "controller": sim.controller}
-    robotwin = {"control": sim.robotwin.control, **scene_options(sim.robotwin)}
+    robotwin = {**action_options(sim.robotwin), **scene_options(sim.robotwin)}
     return make_sim(
         sim.name,
         num_envs=sim.num_envs,
@@ -78,11 +77,6 @@ def demonstrations(run: Run) -> list[Path]:
         **config.sim.model_dump(include=set(SimOptions.model_fields)),
     )
     return collect_demonstrations(settings)
-
-
-def demonstrated_chunks(run: Run, chunk_length: int) -> ChunkDataset:
-    """The run's demonstrations as samples, for objectives that go on learning from them."""
-    return ChunkDataset.load(demonstrations(run), run.config.sim.cameras, chunk_length)
 
 
 def supervised_start(run: Run) -> OpenVLAPolicy:
@@ -149,7 +143,10 @@ def train(config: Config) -> Path:
                 evaluate_held_out(run, sim, policy, task_ids, "start", 0)
                 if ranks.leads:
                     write_report(run.directory)
-                chunks = partial(demonstrated_chunks, run, policy.chunk_length)
+
+                def chunks() -> ChunkDataset:
+                    return demonstrated_chunks(config, demonstrations(run), policy.chunk_length)
+
                 rounds = train_rl(run, sim, policy, task_ids, lambda: ranks.leader_first(chunks))
                 if config.policy.sharded and ranks.size > 1:
                     policy = load_policy(run.lead, policy.device)

@@ -37,6 +37,12 @@ def given_policy(config: Config, device: torch.device) -> OpenVLAPolicy:
     return load_policy(policy.path, device, options, getattr(torch, policy.dtype) if policy.dtype else None)
 
 
+def demonstrated_chunks(config: Config, paths: Sequence[Path], chunk_length: int) -> ChunkDataset:
+    """Samples of the run's demonstrations, whose chunks mean what the simulator takes them for."""
+    stride = config.sim.robotwin.waypoint_stride if config.sim.name == "robotwin" else 1
+    return ChunkDataset.load(paths, config.sim.cameras, chunk_length, stride)
+
+
 def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], device: torch.device) -> OpenVLAPolicy:
     """Clone the demonstrations for `sft.steps` steps; a run that has done so already returns its policy.
 
@@ -49,7 +55,7 @@ def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], devic
         return load_policy(checkpoint / "policy", device)
     given = given_policy(run.config, device) if run.config.policy.path else None
     chunk_length = given.chunk_length if given else run.config.policy.chunk_length
-    dataset = ChunkDataset.load(find_demonstrations(), run.config.sim.cameras, chunk_length)
+    dataset = demonstrated_chunks(run.config, find_demonstrations(), chunk_length)
     policy = given or new_policy(run.config, dataset).to(device)
     prepare_for_training(policy, run.config, adapters=given is not None)
     learner = SftLearner(policy, config)

@@ -16,6 +16,7 @@ import torch
 
 from vla_rl.collect import collect_demonstrations, replay
 from vla_rl.config import CollectSettings, RoboTwinOptions
+from vla_rl.data.chunks import ChunkDataset
 from vla_rl.data.libero_hdf5 import read_demonstrations
 from vla_rl.evaluate import EpisodeOutcome, _repeat
 from vla_rl.policies.openvla import ActionStatistics, build_policy
@@ -69,10 +70,13 @@ def test_missing_official_files_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_
         sim.reset([EpisodeSpec("robotwin", task_named("click_bell").id, seed=0)])
 
 
-@pytest.mark.parametrize("options", [{"control": "smooth"}, {"profile": "heavy"}, {"instructions": "both"}, {"shader": "toon"}])
-def test_unknown_options_are_refused(options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"control": "smooth"}, {"profile": "heavy"}, {"instructions": "both"}, {"shader": "toon"}, {"waypoint_stride": -3}],
+)
+def test_unknown_options_are_refused(options: dict[str, str | int]) -> None:
     (name,) = options.values()
-    with pytest.raises(SimError, match=name):
+    with pytest.raises(SimError, match=str(name)):
         make(**options)
 
 
@@ -178,6 +182,19 @@ def test_the_expert_is_recorded_and_replayed_to_success(tmp_path: Path) -> None:
     assert collect_demonstrations(settings, progress=False) == [path]  # nothing is left to do
     report = replay(path)
     assert (report.episodes, report.successes) == (2, 2)
+    # Five waypoints of every fifth step are the same motion as twenty-five of each.
+    samples = ChunkDataset.from_demonstrations(found[:1], (), 5, stride=5)
+    with make(waypoint_stride=5, privileged=True) as sim:
+        sim.reset([found[0].spec])
+        turns = [sim.step_chunk(samples[np.array([number])][1]) for number in range(len(samples))]
+    assert turns[-1].success[0] and len(samples) < 20
+
+
+def test_with_a_stride_of_100_eight_actions_are_the_whole_episode() -> None:
+    with make(waypoint_stride=100) as sim:
+        home = sim.reset([EpisodeSpec("robotwin", STACK, seed=4)]).proprio
+        turn = sim.step_chunk(np.repeat(home[:, None], 9, axis=1))
+    assert turn.truncated[0] and turn.executed[0].sum() == 8
 
 
 def test_one_policy_acts_in_libero_and_robotwin() -> None:
