@@ -63,6 +63,10 @@ class VectorSim(Protocol):
         """
         ...
 
+    def release(self, rows: Sequence[int]) -> None:
+        """Give up the episodes in these rows; nothing runs there until the next reset."""
+        ...
+
     def close(self) -> None: ...
 
 

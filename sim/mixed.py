@@ -114,6 +114,14 @@ class MixedSim:
             return self._copy()
         raise SimError("these bytes are a saved state of no part of this mixed simulator")
 
+    def release(self, rows: Sequence[int]) -> None:
+        """As `VectorSim.release`."""
+        for row in rows:
+            home = self._home[row]
+            if home is not None:
+                self._parts[home].release([row])
+            self._home[row] = None
+
     def close(self) -> None:
         for part in self._parts.values():
             part.close()

@@ -188,6 +188,9 @@ class RlConfig(Section):
     """Rounds of rollout and update, critic warm-up included."""
     episodes_per_iteration: Positive = 48
     """Trajectories that a round learns from."""
+    max_turns: Positive | None = None
+    """Cut training episodes after so many turns, as by a time limit; evaluations go on to the task's own. Where a success is
+    quick and a failure fills the time limit, most of the simulation goes into what comes after the failure."""
     group_size: Positive = 1
     """Episodes that share an initial state; objectives that compare siblings need some (SimpleVLA-RL: 8)."""
     sampling_attempts: Count = 0

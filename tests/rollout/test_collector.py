@@ -43,6 +43,19 @@ def specs(lengths: list[int], suite: str = "pendulum") -> list[EpisodeSpec]:
 LENGTHS = [6, 30, 9, 4, 17, 1, 12]
 
 
+def test_episodes_are_cut_after_so_many_turns(policy: OpenVLAPolicy) -> None:
+    # Time limits of 6, 30, 9, 4, 17, 1 and 12 steps are 2, 8, 3, 1, 5, 1 and 3 turns of 4 steps; cut at 2, nothing has more.
+    with pendulums(3) as sim:
+        whole, cut = (collect(sim, policy, specs(LENGTHS), 0.0, max_turns=most) for most in (None, 2))
+        assert not sim.step_chunk(np.zeros((3, 4, 1), np.float32)).executed.any()  # no row goes on with what was cut
+    assert [t.num_turns for t in cut] == [min(2, t.num_turns) for t in whole]
+    for long, short in zip(whole, cut, strict=True):
+        assert short.terminated == (long.terminated and long.num_turns <= 2) and short.truncated != short.terminated
+        np.testing.assert_array_equal(short.actions, long.actions[:2])
+    after_cut = next((long, short) for long, short in zip(whole, cut, strict=True) if long.num_turns > 2)
+    np.testing.assert_array_equal(after_cut[1].final_proprio, after_cut[0].proprio[2])
+
+
 def test_every_episode_runs_once_and_comes_back_in_order(policy: OpenVLAPolicy) -> None:
     seen: list[EpisodeSpec] = []
     with pendulums(3) as sim:

@@ -47,6 +47,8 @@ class _Episode:
         )
 
     def finish(self, row: int, turn: Turn) -> Trajectory:
+        """What ended neither by itself nor by the environment's time limit was cut, which is a time limit as well."""
+
         def stack(key: str, dtype: Any) -> np.ndarray:
             return np.stack([np.asarray(t[key], dtype=dtype) for t in self.turns])
 
@@ -66,7 +68,7 @@ class _Episode:
             executed=stack("executed", np.bool_),
             success=bool(turn.success[row]),
             terminated=bool(turn.terminated[row]),
-            truncated=bool(turn.truncated[row]),
+            truncated=not turn.terminated[row],
             final_images={name: frames[row].copy() for name, frames in final.images.items()},
             final_proprio=final.proprio[row].copy(),
         )
@@ -79,12 +81,13 @@ def run_episodes(
     temperature: float,
     generator: torch.Generator | None = None,
     stopwatch: Stopwatch | None = None,
+    max_turns: int | None = None,
 ) -> Iterator[tuple[int, Trajectory]]:
     """Run every episode of `specs` exactly once; yield (index into `specs`, trajectory) as each one ends.
 
     A slot takes the next episode as soon as its last one is finished; finished rows are neither inferred nor stepped. An
     episode whose environment fails is begun again, up to `ATTEMPTS` times; after that `SimError` carries the environment's
-    traceback. Temperature 0 is greedy.
+    traceback. Temperature 0 is greedy. Episodes of `max_turns` turns are cut there, as by a time limit.
     """
     queue = deque(_Episode(i, spec) for i, spec in enumerate(specs))
     attempts = [0] * len(specs)
@@ -109,7 +112,10 @@ def run_episodes(
                 queue.append(_Episode(episode.index, episode.spec))
                 continue
             episode.record(row, live, observation, chunk, turn)
-            if turn.finished[row]:
+            is_cut = len(episode.turns) == max_turns and not turn.finished[row]
+            if is_cut:
+                sim.release([row])
+            if is_cut or turn.finished[row]:
                 del slots[row]
                 yield episode.index, episode.finish(row, turn)
         observation = _refill(sim, queue, slots, watch) or turn.observation
@@ -134,10 +140,11 @@ def collect(
     generator: torch.Generator | None = None,
     stopwatch: Stopwatch | None = None,
     on_episode: Callable[[Trajectory], None] | None = None,
+    max_turns: int | None = None,
 ) -> list[Trajectory]:
     """All trajectories of `run_episodes`, in the order of `specs`; `on_episode` is called as each episode ends."""
     results: dict[int, Trajectory] = {}
-    for index, trajectory in run_episodes(sim, policy, specs, temperature, generator, stopwatch):
+    for index, trajectory in run_episodes(sim, policy, specs, temperature, generator, stopwatch, max_turns):
         results[index] = trajectory
         if on_episode is not None:
             on_episode(trajectory)

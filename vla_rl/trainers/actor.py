@@ -49,10 +49,11 @@ class Actor:
         """Runs episodes, each rank its share of them, and gives all of their trajectories to every rank."""
         # The global one stays as it is, and ranks must not draw alike.
         explore = torch.Generator().manual_seed(seed ^ self._ranks.rank)
-        temperature = self._run.config.rl.temperature
+        rl = self._run.config.rl
 
         def run(specs: Sequence[EpisodeSpec]) -> list[Trajectory]:
-            mine = collect(sim, self.policy, self._ranks.share(specs), temperature, explore, stopwatch, on_episode)
+            share = self._ranks.share(specs)
+            mine = collect(sim, self.policy, share, rl.temperature, explore, stopwatch, on_episode, rl.max_turns)
             if self._ranks.size == 1:
                 return mine
             trees = self._ranks.together([groups_to_tree([(trajectory,)])[0] for trajectory in mine])
