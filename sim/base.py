@@ -64,7 +64,10 @@ class VectorSim(Protocol):
         ...
 
     def release(self, rows: Sequence[int]) -> None:
-        """Give up the episodes in these rows; nothing runs there until the next reset."""
+        """Give up the episodes in these rows, where there are any; nothing runs there until the next reset.
+
+        Raises `SimError` for a row that does not exist.
+        """
         ...
 
     def close(self) -> None: ...

@@ -228,6 +228,28 @@ def check_partial_reset(case: Case) -> None:
             _require_same_turn(after, reference[turn], {0: 0, 2: 2}, f"turn {turn} after the reset of another row")
 
 
+def check_release(case: Case) -> None:
+    """A row that is given up stands still, costs no frame and disturbs no other; its next episode is as any."""
+    with _Open(case.make(3, 2)) as sim:
+        reference = _play(case, sim, range(3))
+        sim.reset(case.specs[:3])
+        sim.step_chunk(case.chunk(sim, [0, 1, 2], 0))
+        _refusal(lambda: sim.release([3]), "releasing row 3 of 3")
+        sim.release([1])
+        _refusal(lambda: sim.save_state(1), "saving a row that was released")
+        for turn in range(1, case.turns):
+            frames = sim.frames_rendered
+            after = sim.step_chunk(case.chunk(sim, [0, 1, 2], turn))
+            _require_same_turn(after, reference[turn], {0: 0, 2: 2}, f"turn {turn} after the release of another row")
+            _require(not after.executed[1].any(), "a row that was released executed actions")
+            _require_equal(
+                sim.frames_rendered, frames + 2 * len(sim.cameras), "frames_rendered after a chunk in 2 live rows of 3"
+            )
+        sim.reset([case.specs[1]], [1])
+        after = sim.step_chunk(case.chunk(sim, [0, 1, 2], 0))
+        _require_same_turn(after, reference[0], {1: 1}, "the first turn of a row that was reset after its release")
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     check_shapes_and_frames,
     check_refusals,
@@ -236,6 +258,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_save_and_load,
     check_branches,
     check_partial_reset,
+    check_release,
 )
 
 

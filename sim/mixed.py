@@ -116,10 +116,9 @@ class MixedSim:
 
     def release(self, rows: Sequence[int]) -> None:
         """As `VectorSim.release`."""
+        for part in self._parts.values():
+            part.release(rows)  # where it holds nothing, nothing happens
         for row in rows:
-            home = self._home[row]
-            if home is not None:
-                self._parts[home].release([row])
             self._home[row] = None
 
     def close(self) -> None:

@@ -201,10 +201,11 @@ class SimPool:
         return self._observation()
 
     def release(self, rows: Sequence[int]) -> None:
-        """Give up the episodes in these rows; nothing runs there until the next reset."""
-        for row in rows:
-            self._episodes[self._check_row(row)] = None
-        self._supervisor.forget(rows)
+        """As `VectorSim.release`."""
+        released = [self._check_row(row) for row in rows]
+        for row in released:
+            self._episodes[row] = None
+        self._supervisor.forget(released)
 
     def observation(self) -> Observation:
         """What was last seen in all B rows; zeros where nothing was."""

@@ -105,6 +105,12 @@ class ResetsEverything(Wrapped):
         return self.inner.reset(specs, env_ids)
 
 
+class ReleasesNothing(Wrapped):
+    def release(self, rows: list[int]) -> None:
+        if rows != [1]:
+            self.inner.release(rows)
+
+
 @pytest.mark.parametrize(
     ("broken", "check", "complaint"),
     [
@@ -117,6 +123,7 @@ class ResetsEverything(Wrapped):
         (ShiftsWhatItLoads, conformance.check_save_and_load, "loaded state"),
         (BranchesIntoOneRow, conformance.check_branches, "branch"),
         (ResetsEverything, conformance.check_partial_reset, "not reset"),
+        (ReleasesNothing, conformance.check_release, "released was not refused"),
     ],
 )
 def test_a_broken_promise_is_found(broken: type[Wrapped], check: Callable[[Case], None], complaint: str) -> None:
