@@ -36,13 +36,8 @@ FIRST_SEED, SEEDS_PER_DEMONSTRATION = 10_000_000, 20
 
 
 def scene_options(options: RoboTwinOptions) -> dict[str, Any]:
-    """What determines RoboTwin's scenes and observations, as its backend takes it."""
+    """What determines RoboTwin's scenes and observations, and so demonstrations, which hold every step whatever an action is."""
     return options.model_dump(exclude={"control", "waypoint_stride"})
-
-
-def action_options(options: RoboTwinOptions) -> dict[str, Any]:
-    """What an action means, as RoboTwin's backend takes it. Demonstrations hold every recorded step whatever it is."""
-    return options.model_dump(include={"control", "waypoint_stride"})
 
 
 def collect_robotwin(settings: CollectSettings, progress: bool = True) -> list[Path]:

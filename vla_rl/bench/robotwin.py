@@ -17,7 +17,6 @@ from rich.table import Table
 from vla_rl.bench.output import target_table
 from vla_rl.bench.process_tree import cpu_seconds, memory_mib
 from vla_rl.bench.spread import Spread, Target
-from vla_rl.collect_robotwin import action_options, scene_options
 from vla_rl.config import Config, ConfigError
 from vla_rl.config_files import load_config
 from vla_rl.progress import Progress
@@ -101,8 +100,7 @@ def _measure(settings: Settings, workers: int, progress: Progress) -> Measuremen
         cameras=config.sim.cameras,
         image_size=config.sim.image_size,
         python=config.sim.python,
-        **action_options(config.sim.robotwin),
-        **scene_options(config.sim.robotwin),
+        **config.sim.robotwin.model_dump(),
     )
     try:
         started = time.perf_counter()

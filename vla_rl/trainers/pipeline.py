@@ -10,7 +10,6 @@ from pathlib import Path
 from vla_rl.algorithms.composition import check_rounds, compose
 from vla_rl.checkpoint import latest_checkpoint
 from vla_rl.collect import collect_demonstrations
-from vla_rl.collect_robotwin import action_options, scene_options
 from vla_rl.config import CollectSettings, Config, ConfigError, SimOptions
 from vla_rl.curriculum import held_out_specs
 from vla_rl.data.chunks import ChunkDataset
@@ -36,7 +35,6 @@ def open_sim(config: Config, ranks: Ranks | None = None) -> VectorSim:
     sim, neighbours = config.sim, 1 if ranks is None else ranks.local_size
     workers = sim.num_workers or (max(1, len(os.sched_getaffinity(0)) // neighbours) if neighbours > 1 else None)
     libero = {"render_quality": sim.render_quality, "antialiasing": sim.antialiasing, "controller": sim.controller}
-    robotwin = {**action_options(sim.robotwin), **scene_options(sim.robotwin)}
     return make_sim(
         sim.name,
         num_envs=sim.num_envs,
@@ -44,7 +42,7 @@ def open_sim(config: Config, ranks: Ranks | None = None) -> VectorSim:
         cameras=sim.cameras,
         image_size=sim.image_size,
         python=sim.python,
-        **(robotwin if sim.name == "robotwin" else libero),
+        **(sim.robotwin.model_dump() if sim.name == "robotwin" else libero),
     )
 
 
