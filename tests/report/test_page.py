@@ -31,14 +31,6 @@ def test_the_headline_compares_start_and_end(page: Page) -> None:
     assert "finished" in page.text and page.open == []
 
 
-def test_newcombe_interval_of_a_published_example() -> None:
-    # Newcombe 1998, table II, example (a): 56/70 - 48/80 gives 0.0524 to 0.3339 with method 10.
-    low, high = sections.difference_interval(
-        sections.rate_of({"successes": 48, "episodes": 80}), sections.rate_of({"successes": 56, "episodes": 70})
-    )
-    assert (low, high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
-
-
 def test_curves_carry_the_values_of_the_run(page: Page, finished_run: Path) -> None:
     rollouts = page.curve("curve-success-rl")
     episodes = [r for r in map(json.loads, (finished_run / "metrics.jsonl").read_text().splitlines()) if r["phase"] == "rl"]

@@ -8,8 +8,8 @@ from page_reader import Page
 
 from vla_rl.evaluate import wilson_interval
 from vla_rl.metrics import MetricsLogger
+from vla_rl.report.differences import independent_difference
 from vla_rl.report.pass_at_k_section import estimates
-from vla_rl.report.sections import difference_interval, rate_of
 from vla_rl.report.study_page import read_study, render_study, write_study_page
 from vla_rl.report.study_results import StudyRun, failure_line, mean_curve, read_result
 
@@ -113,8 +113,10 @@ def test_the_page(folder: Path) -> None:
         "name: <script>",
     ):
         assert words in page.text, words
-    below, above = difference_interval(rate_of({"successes": 12, "episodes": 20}), rate_of({"successes": 6, "episodes": 10}))
-    assert f"+0.0 points {100 * below:+.1f} to {100 * above:+.1f}" in page.text
+    # Compared with the first variant on seed 0, which both have: 4 and 6 of 10; with the start: 4 and 12 of 20, 2 and 6 of 10.
+    assert f"+20.0 points {independent_difference((4, 10), (6, 10)).interval} seed 0 only" in page.text
+    assert f"+40.0 points {independent_difference((4, 20), (12, 20)).interval}" in page.text
+    assert f"+40.0 points {independent_difference((2, 10), (6, 10)).interval}" in page.text
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids)) and {(a["href"] or "")[1:] for a in page.all("a")} <= set(ids)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vla_rl.evaluate import wilson_interval
 from vla_rl.report.charts import Chart, Curve, make_chart, slug
 from vla_rl.report.curriculum_section import PER_SOURCE
+from vla_rl.report.differences import Difference, difference
 from vla_rl.report.run_files import RunFiles, Series
 from vla_rl.report.titles import GROUPS, phase_title, step_name, title_of
 
@@ -28,17 +28,6 @@ def rate_of(count: Mapping[str, Any]) -> dict[str, Any]:
     return {"successes": successes, "episodes": episodes, "rate": rate, "low": low, "high": high}
 
 
-def difference_interval(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
-    """The 95% interval of after - before for two independent success rates.
-
-    Newcombe's hybrid score interval (Statistics in Medicine 17, 1998, method 10), from the two Wilson intervals.
-    """
-    change = after["rate"] - before["rate"]
-    below = math.hypot(after["rate"] - after["low"], before["high"] - before["rate"])
-    above = math.hypot(after["high"] - after["rate"], before["rate"] - before["low"])
-    return change - below, change + above
-
-
 def first_and_last(files: RunFiles) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The evaluation before training and the latest one after it; None where there is none."""
     first = next((e for e in files.evaluations if e["name"] == "start"), None)
@@ -53,7 +42,7 @@ def headline(files: RunFiles) -> dict[str, Any]:
     """The two rates, their difference, and one sentence that says in plain words what they mean."""
     first, last = first_and_last(files)
     start, final = (rate_of(e["total"]) if e else None for e in (first, last))
-    result = {"start": start, "final": final, "first": first, "last": last, "change": None, "caveat": ""}
+    result: dict[str, Any] = {"start": start, "final": final, "first": first, "last": last, "change": None, "caveat": ""}
     if start is None and final is None:
         sentence = "No evaluation has finished yet, so there is no success rate to report."
     elif final is None or last is None:
@@ -65,11 +54,11 @@ def headline(files: RunFiles) -> dict[str, Any]:
     elif start["rate"] is None or final["rate"] is None:
         sentence = "An evaluation had no episodes, so there is nothing to compare."
     else:
-        low, high = difference_interval(start, final)
-        change = final["rate"] - start["rate"]
-        result["change"] = {"points": 100 * change, "low": 100 * low, "high": 100 * high}
+        change = difference([(first, last)])
+        assert change is not None
+        result["change"] = change
         sentence = (
-            f"At {_when(first)} the policy solved {_of(start)}; at {_when(last)} it solved {_of(final)}. {_verdict(low, high)}"
+            f"At {_when(first)} the policy solved {_of(start)}; at {_when(last)} it solved {_of(final)}. {_verdict(change)}"
         )
         result["caveat"] = _caveat(first, last)
     return result | {"sentence": sentence}
@@ -87,10 +76,10 @@ def _when(evaluation: Mapping[str, Any]) -> str:
     return f"{step_name(evaluation.get('phase', 'ppo'))} {evaluation['step']}"
 
 
-def _verdict(low: float, high: float) -> str:
-    if low > 0:
+def _verdict(change: Difference) -> str:
+    if change.low > 0:
         return "Chance alone does not explain the improvement: the 95% interval of the difference lies above zero."
-    if high < 0:
+    if change.high < 0:
         return "Success fell, and chance alone does not explain it: the 95% interval of the difference lies below zero."
     return "Chance alone could explain the difference: its 95% interval includes zero. More episodes would tell."
 

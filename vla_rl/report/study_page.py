@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl.report.charts import Chart, Curve, make_chart, slug
+from vla_rl.report.differences import difference
 from vla_rl.report.page import render_page, write_page
 from vla_rl.report.pass_at_k_section import estimates, pass_at_k_chart
-from vla_rl.report.sections import difference_interval
-from vla_rl.report.study_results import AXES, StudyRun, VariantResult, read_result
+from vla_rl.report.study_results import AXES, RunResult, StudyRun, VariantResult, read_result
 
 STYLES = ("c1", "c4", "c2", "c3", "c6", "c7", "c8")
 CURVES = {
@@ -59,28 +59,26 @@ def _sentence(variants: Sequence[VariantResult]) -> str:
     words += f", {cut} of them cut short by the time budget." if cut else "."
     seeds = {len(variant.done) for variant in variants}
     if len(seeds) > 1:
-        words += " The variants have different numbers of finished seeds, so compare them with care."
+        words += " The variants have different numbers of finished seeds, so compare their rates with care."
     return words
 
 
 def _rows(variants: Sequence[VariantResult], styles: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a variant: final success of all seeds and of each, and the difference from the first variant."""
-    first = variants[0].final if variants else None
+    """One row a variant: final success of all seeds and of each, and how it differs from the start and from the first variant."""
     rows = []
     for variant in variants:
-        final, difference = variant.final, None
-        if variant is not variants[0] and first and final and first["rate"] is not None and final["rate"] is not None:
-            low, high = difference_interval(first, final)
-            difference = {"points": 100 * (final["rate"] - first["rate"]), "low": 100 * low, "high": 100 * high}
         done = variant.done
+        shared = [] if variant is variants[0] else _of_both(variants[0], variant)
         rows.append(
             {
                 "name": variant.name,
                 "style": styles[variant.name],
                 "settings": [f"{key}={value}" for key, value in variant.settings.items()],
                 "start": variant.start,
-                "final": final,
-                "difference": difference,
+                "final": variant.final,
+                "gain": difference([(run.evaluation("start"), run.evaluation("final")) for run in done if run.start]),
+                "difference": difference([(first.evaluation("final"), run.evaluation("final")) for first, run in shared]),
+                "of_seeds": [run.plan.seed for _, run in shared],
                 "seeds": [{"seed": run.plan.seed, "final": run.final} for run in done],
                 "planned": len(variant.runs),
                 "episodes": sum(run.episodes for run in done) / len(done) if done else None,
@@ -88,6 +86,12 @@ def _rows(variants: Sequence[VariantResult], styles: Mapping[str, str]) -> list[
             }
         )
     return rows
+
+
+def _of_both(first: VariantResult, other: VariantResult) -> list[tuple[RunResult, RunResult]]:
+    """The finished runs of the seeds that both variants have: seeds begin differently, so others would not compare."""
+    by_seed = {run.plan.seed: run for run in first.done}
+    return [(by_seed[run.plan.seed], run) for run in other.done if run.plan.seed in by_seed]
 
 
 def _learning_curves(variants: Sequence[VariantResult], styles: Mapping[str, str], curves: str, axis: str) -> Chart | None:

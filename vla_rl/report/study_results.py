@@ -51,6 +51,10 @@ class RunResult:
     evaluations: dict[str, list[Point]]
     """Axis -> success of each evaluation."""
 
+    def evaluation(self, name: str) -> dict[str, Any]:
+        """The record of the evaluation `start` or `final`. Raises `StopIteration` where there is none."""
+        return next(e for e in self.files.evaluations if e["name"] == name)
+
 
 @dataclass
 class VariantResult:
