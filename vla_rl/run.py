@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TextIO
@@ -220,12 +220,15 @@ def has_results(directory: Path) -> bool:
     return any(any((directory / name).glob("**/*")) for name in RESULTS)
 
 
-def changed_keys(directory: Path, config: Experiment) -> set[str]:
-    """Dotted keys that the run in `directory` has other values of, without those that a resumed run may set anew."""
+def changed_keys(directory: Path, config: Experiment, decisive: Collection[str] = ()) -> set[str]:
+    """Dotted keys that the run in `directory` has other values of, without those that a resumed run may set anew.
+
+    Those of them that are `decisive` count nevertheless.
+    """
     path = directory / "config.yaml"
     if not path.exists():
         return set()
-    return differing_keys(load_section(kind_of(read_yaml(path)), path), config) - MAY_CHANGE
+    return differing_keys(load_section(kind_of(read_yaml(path)), path), config) - (MAY_CHANGE - set(decisive))
 
 
 def config_of(path: Path) -> Path:

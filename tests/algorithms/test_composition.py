@@ -78,6 +78,16 @@ def test_overrides_can_come_from_the_command_line() -> None:
         ({"auxiliaries": {"value": 0.0}}, "need each other"),
         ({"reference_reset_every": 3}, "no part compares with one"),
         ({"name": "grpo", "auxiliaries": {"value": 1.0}}, "need each other"),
+        ({"name": "grpo", "advantage": {"coefficient": 0.5}}, "objective.advantage has no coefficient"),
+        ({"name": "gspo", "average": "all"}, "set objective.average=trajectories"),
+        (
+            {"name": "f_dpg", "advantage": {"beta": 0}},
+            "'beta' of the advantage 'divergence' is 0.0; give a number from 1e-06",
+        ),
+        ({"regularisers": {"low_probability": {"kept": -0.1}}}, "give a number from 0 to 1"),
+        ({"regularisers": {"low_probability": {"share": float("nan")}}}, "is nan; give a number from 0 to 1"),
+        ({"regularisers": {"reference": {"success_temperature": -1}}}, "give a number from 0 to inf"),
+        ({"regularisers": {"entropy": float("inf")}}, "is inf; give a number"),
     ],
 )
 def test_a_wrong_composition_is_one_clear_line(changes: dict[str, object], message: str) -> None:

@@ -3,6 +3,8 @@
 Legend: N turns, A = 2 actions of D = 2 tokens each.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -209,3 +211,16 @@ def test_ppo_learns_to_act_on_what_it_sees() -> None:
         learner.update(batch, rng)
     assert np.mean(rates[:2]) < 0.65
     assert np.mean(rates[-3:]) > 0.9, rates
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_micro_batches_do_not_change_what_is_logged(size: int) -> None:
+    """With means within trajectories of 9 and of 3 turns, whose turns do not count the same."""
+    policy = small_policy(instructions=INSTRUCTIONS)
+    batch = replace(rollout(policy, 12), trajectory=torch.tensor([0] * 9 + [1] * 3))
+    objective = compose(ObjectiveConfig(name="grpo", regularisers={"entropy": 0.1}))
+    logged = [
+        accumulate_gradient(policy, CONFIG.model_copy(update={"microbatch_turns": n}), objective, batch, None, True, Ranks())
+        for n in (12, size)
+    ]
+    assert logged[1] == pytest.approx(logged[0], rel=1e-4, abs=1e-6)

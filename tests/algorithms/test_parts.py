@@ -189,9 +189,11 @@ def test_a_term_takes_a_number_or_settings() -> None:
         ("scaled", {"kind": 3}, "give a value like 'a'"),
         ("scaled", {"doubled": 1}, "give a value like False"),
         ("scaled", {"coefficient": "much"}, "give a number"),
+        ("scaled", {"coefficient": "nan"}, "give a number"),
+        ("scaled", {"factor": "1e3"}, "'factor' of the thing 'scaled' is 1000.0; give a number from 0 to 10"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(name: str, chosen: object, message: str) -> None:
     with pytest.raises(ConfigError, match="^[^\n]*$") as caught:
-        make_term("thing", {"scaled": Part(scaled)}, name, chosen)  # type: ignore[arg-type]
+        make_term("thing", {"scaled": Part(scaled, ranges={"factor": (0, 10)})}, name, chosen)  # type: ignore[arg-type]
     assert message in str(caught.value)

@@ -21,6 +21,5 @@ def small_policy(
         seed=0,
         image_size=16,
         featurizers=(FeaturizerConfig(kind="conv", patch_size=8, width=16, layers=0),),
-        language=LanguageConfig(width=32, layers=1, heads=2, mlp_width=64),
-        **overrides,
+        **{"language": LanguageConfig(width=32, layers=1, heads=2, mlp_width=64), **overrides},
     )

@@ -85,6 +85,17 @@ def test_surplus_groups_wait_for_the_next_update_and_come_first() -> None:
     assert world.draws == [4, 1] and seeds(third.groups) == [2, 3] and seeds(third.surplus) == [4] and third.attempts == 0
 
 
+@pytest.mark.parametrize("at_least", [1, 2, 4, 16])
+def test_no_group_waits_for_longer_than_one_update(at_least: int) -> None:
+    """However many environments there are."""
+    world, waiting, born = World([0, 1, 2, 3, 1] * 20), list[Group](), dict[int, int]()
+    for update in range(10):
+        gathered = world.gather(waiting, 3, attempts=9, at_least=at_least)
+        born |= {group[0].spec.seed: update for group in gathered.drawn}
+        assert len(gathered.groups) == 3 and all(born[seed] >= update - 1 for seed in seeds(gathered.groups))
+        waiting = gathered.surplus
+
+
 def test_attempts_are_bounded_and_fewer_groups_are_taken() -> None:
     world = World([0, 2, 0, 0, 0])
     gathered = world.gather([], 2, attempts=3)

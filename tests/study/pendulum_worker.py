@@ -29,7 +29,7 @@ def supervised_start(run: Run) -> OpenVLAPolicy:
 
 def main(verb: str, *words: str) -> None:
     if verb == "study":
-        sys.exit(len(run_study(load_study(Path(words[0])), WORKER)))
+        sys.exit(len(run_study(load_study(Path(words[0])), WORKER, pipeline.check_settings)))
     config = load_config(words[-1])
     pipeline.check = lambda _: TIME_LIMITS
     pipeline.open_sim = lambda *_: pendulum_sim()

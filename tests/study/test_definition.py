@@ -70,6 +70,17 @@ def test_given_policies_and_demonstrations_are_used(tmp_path: Path) -> None:
     assert made.start is start and made.config.demonstrations.path == Path("demos")
 
 
+def test_a_given_checkpoint_needs_no_supervised_start(tmp_path: Path) -> None:
+    """`train` begins with it as it is, so a study must, too."""
+    found = study(tmp_path, "name: s\nsettings: {policy.path: openvla}\nvariants: {a: , b: {rl.gamma: 0.9}}\n")
+    assert [job.name for job in found.jobs] == ["a_seed0", "b_seed0"] and not any(job.start for job in found.jobs)
+
+
+def test_settings_that_are_no_section_are_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^settings in [^\n]* is"):
+        study(tmp_path, "name: s\nsettings: [1]\nvariants: {a: }\n", "rl.gamma=0.9")
+
+
 def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     text = "name: s\ngrid: {rl.temperature: [0.5, 1], curriculum.name: [uniform, dump]}\n"
     found = study(tmp_path, text)
@@ -115,6 +126,7 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
         ("name: s\nvariants: {a: {rl: {gamma: 1}}}\n", "variants.a.rl"),
         ("name: s\nvariants: {a: {run.seed: 1}}\n", "sets run.seed, which a study does itself: set `seeds`"),
         ("name: s\nvariants: {a: {rl.gamma: 0.9}, b: {rl.gamma: 0.90}}\n", "the variants 'a' and 'b' in .* the same values"),
+        ("name: s\ngrid: {policy.checkpoint: [a/b, a_b]}\n", "two combinations of the grid in .* become one folder"),
         ("name: s\nbase: nowhere.yaml\nvariants: {a: }\n", "variant 'a': there is no configuration file nowhere.yaml"),
         ("- a\n", "must hold sections"),
         ("a: [", "not valid YAML"),

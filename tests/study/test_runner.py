@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from pendulum_worker import WORKER
 from safetensors.numpy import load_file
 
 from vla_rl.checkpoint import latest_checkpoint
+from vla_rl.config import ConfigError
 from vla_rl.metrics import read_metrics
 from vla_rl.run import RunError
 from vla_rl.study import Study, load_study, run_study, write_comparison
+from vla_rl.study.runner import share_evaluation
+from vla_rl.trainers.pipeline import check_settings
 
 TIMED = ("time/", "speed/")
 SMALL = {
@@ -67,7 +71,7 @@ def outcome(run: Path) -> tuple[dict[str, np.ndarray], list[Any], list[Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study that ran through."""
     study = load_study(write_study(tmp_path_factory.mktemp("studies"), "whole", at_once=2))
-    assert run_study(study, WORKER) == []
+    assert run_study(study, WORKER, check_settings) == []
     return study
 
 
@@ -104,7 +108,7 @@ def test_the_page_shows_every_run(whole: Study) -> None:
 
 def test_a_finished_study_is_left_as_it_is(whole: Study) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.directory.rglob("*.json")}
-    assert run_study(whole, worker=["false"]) == []
+    assert run_study(whole, ["false"], check_settings) == []
     assert {path: path.stat().st_mtime_ns for path in whole.directory.rglob("*.json")} == before
 
 
@@ -120,7 +124,7 @@ def test_a_study_killed_in_the_middle_ends_like_one_that_was_not(whole: Study, t
     process.kill()
     process.communicate()
     assert "of 2 runs are complete" in Page(write_comparison(load_study(path))).text
-    assert run_study(load_study(path), WORKER) == []
+    assert run_study(load_study(path), WORKER, check_settings) == []
     for run in ("cool_seed0", "dump_seed0"):
         weights, records, evaluations = outcome(whole.directory / run)
         weights_again, records_again, evaluations_again = outcome(tmp_path / "whole" / run)
@@ -145,17 +149,52 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     )
     variants = {"bad": {"rl.gamma": 0.5}, "good": {"rl.gamma": 0.6}}
     study = load_study(write_study(tmp_path, "s", variants=variants))
-    assert run_study(study, (sys.executable, str(script))) == ["bad_seed0"]
+    assert run_study(study, (sys.executable, str(script)), check_settings) == ["bad_seed0"]
     text = Page(study.directory / "study.html").text
     assert "failed error: the hand fell off" in text and "1 of 2 runs are complete" in text
-    assert run_study(study, ("false",)) == ["bad_seed0"], "it is tried again, and what is finished is not"
+    assert run_study(study, ("false",), check_settings) == ["bad_seed0"], "it is tried again, and what is finished is not"
 
 
 def test_runs_whose_start_fails_are_not_run(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path, "s"))
-    assert run_study(study, ("false",)) == [study.jobs[0].name, "cool_seed0", "dump_seed0"]
+    assert run_study(study, ("false",), check_settings) == [study.jobs[0].name, "cool_seed0", "dump_seed0"]
     with pytest.raises(RunError, match="nothing in .* yet"):
         write_comparison(load_study(write_study(tmp_path, "other")))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"objective.name": "gppo"}, "variant 'late': objective.name is 'gppo'"),
+        ({"objective.name": "grpo"}, "variant 'late': .*set rl.group_size=8"),
+        ({"objective.regularisers.entrpy": 0.1}, "variant 'late': there is no regulariser 'entrpy'"),
+        ({"policy.checkpoint": "/nowhere"}, "variant 'late': policy.checkpoint is /nowhere, which does not exist"),
+        ({"demonstrations.path": "/nowhere"}, "variant 'late': demonstrations.path is /nowhere, which does not exist"),
+    ],
+)
+def test_a_variant_that_cannot_run_stops_the_study_before_anything_starts(
+    tmp_path: Path, setting: dict[str, Any], message: str
+) -> None:
+    study = load_study(write_study(tmp_path, "s", variants={"early": {}, "late": setting}))
+    with pytest.raises(ConfigError, match=message):
+        run_study(study, ("false",), check_settings)
+    assert not study.directory.exists()
+
+
+def test_the_end_of_a_finished_run_cannot_be_moved(whole: Study) -> None:
+    """The page would say of it that a budget was over that it never had."""
+    longer = load_study(write_study(whole.directory.parent, "whole", minutes=60))
+    with pytest.raises(RunError, match=r"cool_seed0 was made with other values of run\.max_minutes; give the study another name"):
+        run_study(longer, WORKER, check_settings)
+
+
+def test_the_start_s_samples_are_shared_where_there_are_as_many(tmp_path: Path, whole: Study) -> None:
+    start, run = whole.jobs[0], whole.jobs[1]
+    more = run.config.evaluation.model_copy(update={"samples": 4})
+    run_config = run.config.run.model_copy(update={"root": tmp_path})
+    share_evaluation(replace(run, config=run.config.model_copy(update={"evaluation": more, "run": run_config})), start)
+    assert (tmp_path / run.name / "evaluation" / "start.json").exists()
+    assert not (tmp_path / run.name / "pass_at_k" / "start.json").exists()
 
 
 def test_other_settings_in_the_same_folder_are_refused(whole: Study) -> None:
@@ -163,4 +202,4 @@ def test_other_settings_in_the_same_folder_are_refused(whole: Study) -> None:
     variants = {"cool": {"rl.temperature": 0.9}, "dump": {"curriculum.name": "dump", "task.shipped_states": 0.5}}
     changed = load_study(write_study(folder, "whole", variants=variants))
     with pytest.raises(RunError, match=r"cool_seed0 was made with other values of rl\.temperature; give the study another name"):
-        run_study(changed, WORKER)
+        run_study(changed, WORKER, check_settings)

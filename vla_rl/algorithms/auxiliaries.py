@@ -8,6 +8,8 @@ Legend: M demonstrated turns, K trajectories, L = A*D action tokens.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -56,6 +58,6 @@ def outcome(trajectories: Trajectories, *, beta: float = 1.0, balance: bool = Tr
 AUXILIARIES: dict[str, Part] = {
     "value": Part(clipped_value_loss, frozenset({"critic"})),
     "imitation": Part(imitation, frozenset({"demonstrations"})),
-    "hybrid": Part(hybrid, frozenset({"demonstrations"})),
-    "outcome": Part(outcome, frozenset({"groups", "trajectories"})),
+    "hybrid": Part(hybrid, frozenset({"demonstrations"}), ranges={"power": (0.0, math.inf)}),
+    "outcome": Part(outcome, frozenset({"groups", "trajectories"}), ranges={"beta": (0.0, math.inf)}),
 }

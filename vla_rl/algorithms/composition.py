@@ -128,6 +128,8 @@ def compose(config: ObjectiveConfig) -> Objective:
     settings = _named(base.advantage)
     if config.advantage is not None:
         settings = _named(config.advantage) if "name" in _named(config.advantage) else settings | _named(config.advantage)
+    if "coefficient" in settings:
+        raise ConfigError("objective.advantage has no coefficient: give the regularisers and auxiliary terms other ones instead")
     objective = Objective(
         name=config.name,
         advantage=make_term("advantage", ESTIMATORS, str(settings.pop("name", "")), settings),
@@ -144,6 +146,11 @@ def compose(config: ObjectiveConfig) -> Objective:
     )
     if ("critic" in objective.advantage.part.needs) != bool(objective.auxiliaries_on("critic")):
         raise ConfigError("the advantage `critic` and the auxiliary term `value` need each other; choose both or neither")
+    if objective.ratio == "trajectory" and objective.average == "all":
+        raise ConfigError(
+            "objective.ratio=trajectory has one term a trajectory and nothing for objective.average=all to average; "
+            "set objective.average=trajectories"
+        )
     if objective.reference_reset_every and not objective.needs("reference"):
         raise ConfigError(
             "objective.reference_reset_every resets a reference, and no part compares with one; add the regulariser `reference`, "

@@ -8,6 +8,8 @@ Legend: B trajectories, T turns.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -107,6 +109,6 @@ ESTIMATORS: dict[str, Part] = {
     "batch": Part(batch),
     "group_and_batch": Part(group_and_batch, frozenset({"groups"})),
     "reinforcement": Part(reinforcement),
-    "divergence": Part(divergence, frozenset({"groups", "reference"}), {"kind": DERIVATIVES}),
+    "divergence": Part(divergence, frozenset({"groups", "reference"}), {"kind": DERIVATIVES}, {"beta": (1e-6, math.inf)}),
     "none": Part(none),
 }

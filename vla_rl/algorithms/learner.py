@@ -18,17 +18,15 @@ from torch import Tensor
 from vla_rl.algorithms.advantages import group_mean
 from vla_rl.algorithms.averages import Averages
 from vla_rl.algorithms.composition import Objective
-from vla_rl.algorithms.mini_batch import TrainingError, accumulate_gradient, micro_batches, share_of
+from vla_rl.algorithms.mini_batch import accumulate_gradient, micro_batches, share_of
 from vla_rl.algorithms.objectives import explained_variance
+from vla_rl.algorithms.probe import Probe
 from vla_rl.algorithms.turn_batch import Round, TurnBatch
 from vla_rl.config import RlConfig
 from vla_rl.data.chunks import ChunkDataset
 from vla_rl.distributed.ranks import Ranks
 from vla_rl.distributed.sharding import clip_gradients
 from vla_rl.policies.base import TrainablePolicy
-
-STALE_RATIO = 1e-2
-"""Before the first update of a round an action's ratio may differ from 1 by rounding only; beyond this, other weights acted."""
 
 
 class RlLearner:
@@ -113,19 +111,20 @@ class RlLearner:
             result["value/explained_variance"] = float(explained_variance(turns.values, turns.returns, turns.executed.any(1)))
         demonstrations = self._demonstrated(turns, rng) if train_policy else None
         epochs = config.epochs if train_policy else config.warmup_epochs
-        first_drift, moved, steps, stopped = None, False, 0, False
+        probe = Probe(self.policy, turns, config) if train_policy and len(turns) else None
+        if probe:
+            probe.check_rollout()
+        moved, steps, stopped = False, 0, False
         for rows, shown in self._mini_batches(turns, demonstrations, rng, epochs):
             stats = self._step(turns.select(rows), None if demonstrations is None else demonstrations.select(shown), train_policy)
-            drift = stats.pop("policy/drift_max", None)
             means.add(stats, len(rows))
-            if train_policy and drift is not None:
-                _check_drift(drift, first_drift, moved)
-                first_drift = drift if first_drift is None else first_drift
             moved |= stats.get("policy/gradient_norm", 0.0) > 0
             steps += 1
             if train_policy and config.target_kl is not None and stats["policy/approx_kl"] > config.target_kl:
                 stopped = True
                 break
+        if probe and moved:
+            probe.check_update()
         if train_policy:
             self.policy.version += 1
         return means.result() | result | {"update/steps": steps, "update/stopped_by_kl": float(stopped)}
@@ -240,18 +239,3 @@ def task_success(turns: TurnBatch, instructions: list[str]) -> Float[Tensor, "M"
     means = group_mean(success, task)
     of_task = {int(k): float(mean) for k, mean in zip(task, means, strict=True)}
     return torch.tensor([of_task[names[i]] if i in names else float(success.mean()) for i in instructions])
-
-
-def _check_drift(drift: float, first: float | None, moved: bool) -> None:
-    """`drift` is the largest distance of an action's ratio from 1; `moved` whether an update with a gradient has been made."""
-    if first is None and not moved:
-        if drift > STALE_RATIO:
-            raise TrainingError(
-                f"before any update the ratio differs from 1 by {drift:.3g}: the rollout was made by other weights, or "
-                "at another temperature or with dropout; rollouts must use the learner's current weights"
-            )
-    elif first is not None and moved and drift <= first:
-        raise TrainingError(
-            f"after an update the ratio is still 1 (largest deviation {drift:.3g}): the optimiser's steps do not reach "
-            "the weights that evaluate_actions uses, or rl.learning_rate is too small to matter"
-        )

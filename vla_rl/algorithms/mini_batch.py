@@ -17,7 +17,7 @@ from torch import Tensor
 from vla_rl.algorithms.averages import Averages
 from vla_rl.algorithms.composition import Objective
 from vla_rl.algorithms.losses import action_shares, demonstration_loss, policy_loss, trajectory_loss
-from vla_rl.algorithms.objectives import MAX_LOG_RATIO, Statistics, clipped_value_loss
+from vla_rl.algorithms.objectives import Statistics, clipped_value_loss
 from vla_rl.algorithms.parts import Tokens, Trajectories
 from vla_rl.algorithms.turn_batch import TurnBatch
 from vla_rl.config import RlConfig
@@ -100,8 +100,9 @@ def accumulate_gradient(
             slope = None if slopes is None else slopes[where[rows]].to(policy.device)
             shares = share[where[rows]].to(policy.device)
             loss, stats = policy_loss(objective, tokens, shares, float(size) or 1.0, policy.action_dim, slope)
-            stats |= _drift(part, tokens, policy)
-            means.add({f"policy/{name}": value for name, value in stats.items()}, int(part.executed.sum()))
+            _add_policy_statistics(
+                means, stats, float((share[where[rows]] * part.executed.sum(1)).sum()), int(part.executed.sum())
+            )
             losses.append(loss)
         for term in objective.auxiliaries_on("critic"):
             values = policy.value(part.observation) if evaluation is None else evaluation.values
@@ -112,6 +113,12 @@ def accumulate_gradient(
     if train_policy and demonstrations is not None and len(demonstrations):
         _demonstrate(policy, config, objective, demonstrations, means, ranks)
     return _over_ranks(means, ranks)
+
+
+def _add_policy_statistics(means: Averages, stats: Statistics, shares: float, actions: int) -> None:
+    """Costs are means over the objective's shares, all others over actions."""
+    for name, value in stats.items():
+        means.add({f"policy/{name}": value}, shares if name == "loss" or name.endswith("_cost") else actions)
 
 
 def _over_ranks(means: Averages, ranks: Ranks) -> dict[str, float]:
@@ -179,15 +186,6 @@ def _demonstrate(
         loss, stats = demonstration_loss(objective, evaluate(policy, part, config.temperature)[0], count)
         means.add({f"policy/{name}": value for name, value in stats.items()}, int(part.executed.sum()))
         _backward([loss], policy)
-
-
-def _drift(part: TurnBatch, tokens: Tokens, policy: TrainablePolicy) -> dict[str, Tensor]:
-    """How far an action's ratio is from 1 at most, among turns that this version of the policy acted in."""
-    fresh = (part.executed & (part.version == policy.version)[:, None]).to(tokens.mask.device)
-    if not fresh.any():
-        return {}
-    log_ratio = (tokens.log_probs - tokens.behaviour_log_probs).detach().unflatten(1, (-1, policy.action_dim)).sum(2)
-    return {"drift_max": (log_ratio[fresh].clamp(max=MAX_LOG_RATIO).exp() - 1).abs().amax()}
 
 
 def _backward(losses: list[Tensor], policy: TrainablePolicy) -> None:

@@ -5,6 +5,7 @@ Legend: N turns, K trajectories, L = A*D action tokens, V action-token classes.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -30,6 +31,8 @@ class Part:
     needs: frozenset[str] = frozenset()
     choices: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Setting -> the values that it may have."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Setting -> the lowest and the highest number that it may be."""
 
     def __post_init__(self) -> None:
         assert self.needs <= set(NEEDS), f"unknown needs: {self.needs - set(NEEDS)}"
@@ -64,17 +67,31 @@ def make_term(kind: str, parts: Mapping[str, Part], name: str, chosen: float | M
     settings = dict(chosen) if isinstance(chosen, Mapping) else {"coefficient": chosen}
     coefficient = settings.pop("coefficient", 1.0)
     known = parts[name].settings
-    for key, value in settings.items():
+    for key, given in settings.items():
         if key not in known:
             raise ConfigError(f"the {kind} {name!r} has no setting {key!r}; it has {', '.join(('coefficient', *known))}")
+        settings[key] = value = _number(given) if isinstance(known[key], float) else given
         if not _is_like(known[key], value):
             raise ConfigError(f"the setting {key!r} of the {kind} {name!r} is {value!r}; give a value like {known[key]!r}")
         if key in parts[name].choices and value not in parts[name].choices[key]:
             allowed = ", ".join(parts[name].choices[key])
             raise ConfigError(f"the setting {key!r} of the {kind} {name!r} is {value!r}; choose one of {allowed}")
-    if not _is_like(1.0, coefficient):
+        low, high = parts[name].ranges.get(key, (-math.inf, math.inf))
+        if isinstance(value, float) and not (low <= value <= high and math.isfinite(value)):
+            raise ConfigError(f"the setting {key!r} of the {kind} {name!r} is {value!r}; give a number from {low:g} to {high:g}")
+    coefficient = _number(coefficient)
+    if not _is_like(1.0, coefficient) or not math.isfinite(coefficient):
         raise ConfigError(f"the coefficient of the {kind} {name!r} is {coefficient!r}; give a number")
     return Term(name, parts[name], known | settings, float(coefficient))
+
+
+def _number(value: Any) -> Any:
+    """As a float where it is a number, or the text that YAML makes of one like 1e-3."""
+    if isinstance(value, bool):
+        return value
+    with contextlib.suppress(TypeError, ValueError):
+        return float(value)
+    return value
 
 
 def _is_like(default: Any, value: Any) -> bool:

@@ -49,7 +49,7 @@ def low_probability(tokens: Tokens, *, kept: float = 0.02, share: float = 0.01) 
     k3 = q / p - 1 - log(q / p) (q: proxy, p: policy) where p < q. Constants of the authors' code, as is the bound of 10.
     """
     assert tokens.before is not None and tokens.rank is not None
-    threshold = tokens.before.amax(-1, keepdim=True) + math.log(kept)
+    threshold = tokens.before.amax(-1, keepdim=True) + (math.log(kept) if kept else -math.inf)
     proxy = torch.where(tokens.before >= threshold, tokens.before, -torch.inf).log_softmax(-1)
     log_ratio = proxy.gather(-1, tokens.classes[..., None]).squeeze(-1) - tokens.log_probs
     log_ratio = torch.where((tokens.rank < share) & (log_ratio > 0), log_ratio, 0.0)
@@ -58,6 +58,6 @@ def low_probability(tokens: Tokens, *, kept: float = 0.02, share: float = 0.01) 
 
 REGULARISERS: dict[str, Part] = {
     "entropy": Part(entropy),
-    "reference": Part(reference, frozenset({"reference"}), {"kind": DIVERGENCES}),
-    "low_probability": Part(low_probability, frozenset({"before", "rank"})),
+    "reference": Part(reference, frozenset({"reference"}), {"kind": DIVERGENCES}, {"success_temperature": (0.0, math.inf)}),
+    "low_probability": Part(low_probability, frozenset({"before", "rank"}), ranges={"kept": (0.0, 1.0), "share": (0.0, 1.0)}),
 }

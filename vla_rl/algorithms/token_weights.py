@@ -32,4 +32,6 @@ def confident_errors(turns: TurnBatch, strength: float, *, max_shift: float = MA
     return weight[:, None].expand(turns.log_probs.shape)
 
 
-TOKEN_WEIGHTS: dict[str, Part] = {"confident_errors": Part(confident_errors, frozenset({"reference"}))}
+TOKEN_WEIGHTS: dict[str, Part] = {
+    "confident_errors": Part(confident_errors, frozenset({"reference"}), ranges={"max_shift": (0.0, 20.0)})
+}

@@ -75,13 +75,14 @@ def gather(
     once. Otherwise (dynamic sampling, DAPO arXiv 2503.14476, SimpleVLA-RL arXiv 2509.09674) only those with a share of
     successes in [`low`, `high`]: first the `waiting` ones, then new ones, at most so many times; a draw has as many groups as
     are missing, but `at_least` so many, lest environments idle. More than `count` are kept as surplus, fewer are what there is.
+    No draw goes beyond what this update and the next one take, so that no surplus is older than one update.
     """
     groups, drawn, done = list(waiting), list[Group](), 0
     for _ in range(max(attempts, 1)):
         missing = count - len(groups)
         if missing <= 0:
             break
-        specs = draw(max(missing, at_least) if attempts else missing)
+        specs = draw(max(missing, min(at_least, missing + count)) if attempts else missing)
         trajectories = run([spec for spec in specs for _ in range(size)])
         fresh = [tuple(trajectories[i : i + size]) for i in range(0, len(trajectories), size)]
         groups += [group for group in fresh if not attempts or low <= success_rate(group) <= high]

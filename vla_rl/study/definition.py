@@ -114,7 +114,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         given: dict[str, Any] = {}
         apply_override(given, override)
         if "." in override.partition("=")[0]:
-            record["settings"] = {**(record.get("settings") or {}), **flatten(given)}
+            settings = record.get("settings") or {}
+            record["settings"] = settings | flatten(given) if isinstance(settings, dict) else settings
         else:
             record |= given
     file = validated(StudyFile, record, str(path))
@@ -132,6 +133,8 @@ def _variants(file: StudyFile, path: Path) -> dict[str, dict[str, Setting]]:
     if file.grid:
         combinations = [dict(zip(file.grid, values, strict=True)) for values in itertools.product(*file.grid.values())]
         found = {_name_of(values): values for values in combinations}
+        if len(found) < len(combinations):
+            raise ConfigError(f"two combinations of the grid in {path} become one folder; name them yourself, under `variants`")
     else:
         found = {name: values or {} for name, values in file.variants.items()}
     for name, values in found.items():
@@ -186,7 +189,7 @@ def _jobs(configs: Mapping[tuple[str, int], Config]) -> list[Job]:
     starts: dict[str, Job] = {}
     jobs = []
     for (variant, _), config in configs.items():
-        if config.policy.checkpoint is not None:
+        if config.policy.checkpoint is not None or config.policy.path is not None:
             jobs.append(Job(config, variant))
             continue
         start = Job(_start_config(config), None)

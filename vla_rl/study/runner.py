@@ -11,32 +11,46 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from vla_rl.config import Config, ConfigError
+from vla_rl.policies.base import PolicyError
 from vla_rl.report.run_files import read_run
 from vla_rl.report.sections import rate_of
 from vla_rl.report.study_page import read_study, write_study_page
 from vla_rl.report.study_results import StudyRun, failure_line
 from vla_rl.run import RunError, changed_keys, has_results, lock_directory, write_atomically
+from vla_rl.sim.base import SimError
 from vla_rl.study.definition import Job, Study
+from vla_rl.trainers.pipeline import check
 
 WORKER = (sys.executable, "-m", "vla_rl.cli")
 """What takes `sft --evaluate CONFIG` for a shared start and `train CONFIG` for a run."""
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 20.0
 """How long an interrupted run may take to end by itself."""
+DECIDES_THE_END = (
+    "run.max_minutes",
+    "run.max_episodes",
+    "rl.iterations",
+    "evaluation.episodes",
+    "evaluation.samples",
+    "evaluation.sample_states",
+)
+"""What a run may set anew while it is under way; a finished one has come to its end by them."""
 _PR_SET_PDEATHSIG = 1
 
 
-def run_study(study: Study, worker: Sequence[str] = WORKER) -> list[str]:
+def run_study(study: Study, worker: Sequence[str] = WORKER, check: Callable[[Config], object] = check) -> list[str]:
     """Run what is not finished yet, `at_once` jobs at a time; returns the names of the jobs that failed.
 
     Finished runs are skipped and interrupted ones continue where they were. Raises `RunError` where the folder of the study
-    is in use or holds runs of other settings.
+    is in use or holds runs of other settings, and what `check` raises of a variant, by default one that no run could begin with.
     """
+    _check_variants(study, check)
     busy = f"another process runs the study in {study.directory}; wait for it or give this one a name"
     with lock_directory(study.directory, "folder of the study", "set root", busy):
         _check_settings(study)
@@ -120,7 +134,7 @@ class _Schedule:
     def _begin(self, job: Job) -> None:
         self._waiting.remove(job)
         if job.start is not None:
-            _share_evaluation(job, job.start)
+            share_evaluation(job, job.start)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         settings = job.log.with_suffix(".yaml")
         write_atomically(settings, job.config.to_yaml())
@@ -158,15 +172,18 @@ def _outcome(job: Job) -> str:
     return f"; success: {', '.join(known)}" if known else ""
 
 
-def _share_evaluation(job: Job, start: Job) -> None:
+def share_evaluation(job: Job, start: Job) -> None:
     """Give a run the evaluation of the policy that it starts with, where its own would run the same episodes."""
     wanted = {"evaluation": job.config.evaluation.episodes, "pass_at_k": job.config.evaluation.sample_states}
     for folder, listed in (("evaluation", "episodes"), ("pass_at_k", "states")):
         source, target = start.directory / folder / "start.json", job.directory / folder / "start.json"
         if target.exists() or not source.exists():
             continue
-        specs = [entry["spec"] for entry in json.loads(source.read_text())[listed]]
+        entries = json.loads(source.read_text())[listed]
+        specs = [entry["spec"] for entry in entries]
         if len(specs) != wanted[folder] * len({spec["task_id"] for spec in specs}):
+            continue
+        if folder == "pass_at_k" and any(entry["episodes"] != job.config.evaluation.samples for entry in entries):
             continue
         for video in (start.directory / "videos").glob("start_*.mp4") if folder == "evaluation" else ():
             (job.directory / "videos").mkdir(parents=True, exist_ok=True)
@@ -175,9 +192,25 @@ def _share_evaluation(job: Job, start: Job) -> None:
         write_atomically(target, source.read_text())
 
 
+def _check_variants(study: Study, check: Callable[[Config], object]) -> None:
+    """All that would otherwise show only when a variant's turn comes, hours later."""
+    for job in {job.variant: job for job in study.jobs if job.variant is not None and not job.is_finished}.values():
+        where = f"study {study.file.name}, variant {job.variant!r}"
+        try:
+            check(job.config)
+        except (ConfigError, PolicyError, RunError, SimError) as error:
+            raise type(error)(f"{where}: {error}") from None
+        given = {"demonstrations.path": job.config.demonstrations.path, "policy.checkpoint": job.config.policy.checkpoint}
+        for key, path in given.items():
+            made = job.start is not None and path is not None and path.is_relative_to(job.start.directory)
+            if path is not None and not made and not path.exists():
+                raise ConfigError(f"{where}: {key} is {path}, which does not exist")
+
+
 def _check_settings(study: Study) -> None:
     for job in study.jobs:
-        if has_results(job.directory) and (changed := changed_keys(job.directory, job.config)):
+        decisive = DECIDES_THE_END if job.is_finished and job.variant is not None else ()
+        if has_results(job.directory) and (changed := changed_keys(job.directory, job.config, decisive)):
             raise RunError(
                 f"{job.directory} was made with other values of {', '.join(sorted(changed))}; "
                 "give the study another name, the same values, or remove that folder"

@@ -89,6 +89,12 @@ def supervised_start(run: Run) -> OpenVLAPolicy:
 
 def check(config: Config) -> tuple[int, ...]:
     """The tasks of a configuration, after a look at all that would otherwise fail only after minutes of work."""
+    check_settings(config)
+    return chosen_tasks(config)
+
+
+def check_settings(config: Config) -> None:
+    """Raise an error for settings that do not go together or with this machine, whatever the tasks."""
     from vla_rl.sim.libero.pictures import check_pictures
 
     if config.policy.server is not None:
@@ -99,7 +105,6 @@ def check(config: Config) -> tuple[int, ...]:
     if config.sim.name == "libero":
         check_pictures(config.sim.render_quality, config.sim.antialiasing)
     check_rounds(config.rl, compose(config.objective))
-    return chosen_tasks(config)
 
 
 def check_memory_plan(config: Config) -> None:
