@@ -156,6 +156,10 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda root: truncate(root / "meta/tasks.parquet"), "tasks.parquet cannot be read"),
     (lambda root: truncate(root / "meta/vla_rl.json"), "vla_rl.json cannot be read"),
     (lambda root: edit(root / "meta/info.json", features={"action": {"dtype": "float32", "shape": [6]}}), "action of shape"),
+    (lambda root: edit(root / "meta/info.json", features=["action"]), "info.json cannot be read"),
+    (lambda root: (root / "meta/vla_rl.json").write_text("[]"), "vla_rl.json cannot be read"),
+    (lambda root: edit(root / "meta/vla_rl.json", headers=[{"env_name": "x", "colour": "red"}]), "vla_rl.json cannot be read"),
+    (lambda root: edit(root / "meta/vla_rl.json", episodes=[{"header": 7}] * 3), "vla_rl.json cannot be read"),
 ]
 
 
@@ -164,6 +168,21 @@ def test_damage_ends_in_one_line_that_names_the_file(dataset: Path, damage: Call
     damage(dataset)
     with pytest.raises(DatasetError, match=message) as caught:
         list(read_episodes(dataset))
+    assert str(dataset) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: edit(root / "meta/vla_rl.json", episodes=[{"header": 0}] * 3), "vla_rl.json cannot be read"),
+        (lambda root: edit(root / "meta/vla_rl.json", headers=3), "vla_rl.json cannot be read"),
+        (lambda root: edit(root / "meta/info.json", features=["action"]), "info.json cannot be read"),
+    ],
+)
+def test_a_description_of_damage_is_one_line(dataset: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(dataset)
+    with pytest.raises(DatasetError, match=message) as caught:
+        dataset_info(dataset)
     assert str(dataset) in str(caught.value) and "\n" not in str(caught.value)
 
 

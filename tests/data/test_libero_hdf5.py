@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_rl.data import DatasetError, Demonstration
+from vla_rl.data.dataset import ReadOptions
+from vla_rl.data.hdf5_format import hdf5_info
 from vla_rl.data.libero_hdf5 import (
     TaskHeader,
     add_episode,
-    count_demonstrations,
     finished_parts,
     merge_parts,
     parts_folder,
@@ -81,7 +83,6 @@ def test_what_is_written_is_read(
     written = [make_demonstration(steps, stride, seed), make_demonstration(steps + 2, stride, seed + 1)]
     assert write_demonstrations(path, HEADER, written, compression) == path
     read = list(read_demonstrations(path))
-    assert len(read) == count_demonstrations(path) == 2
     for one, other in zip(read, written, strict=True):
         assert_same(one, other)
     assert not parts_folder(path).exists()
@@ -233,6 +234,21 @@ def test_finished_episodes_are_readable_before_the_end_and_merge_by_key(tmp_path
     assert_same(read[2], make_demonstration(seed=7))
 
 
+def test_a_file_that_grows_counts_no_episode_twice(tmp_path: Path) -> None:
+    """Of three episodes in a file and a fourth beside it there are 4, although the three lie in parts of their own as well."""
+    path = write_demonstrations(tmp_path / "task_demo.hdf5", HEADER, [make_demonstration(seed=seed) for seed in range(3)])
+    split_into_parts(path)
+    add_episode(path, HEADER, 3, make_demonstration(seed=3))
+    assert [demo.spec.seed for demo in read_demonstrations(tmp_path) if demo.spec] == [0, 1, 2, 3]
+    # A kill between the merge and the removal of the parts leaves all of them beside the whole file.
+    shutil.copytree(parts_folder(path), tmp_path / "kept")
+    merge_parts(path)
+    (tmp_path / "kept").rename(parts_folder(path))
+    assert [demo.spec.seed for demo in read_demonstrations(tmp_path) if demo.spec] == [0, 1, 2, 3]
+    info = hdf5_info(tmp_path, ReadOptions())
+    assert info.episodes == 4 and info.remarks == ()
+
+
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
@@ -296,6 +312,7 @@ def replace(path: Path, name: str, value: object) -> None:
         (lambda path: replace(path, "actions", np.zeros((5, 7))), "demo_0: proprioception have shape"),
         (lambda path: replace(path, "actions", np.full((6, 7), np.nan)), "demo_0: actions hold values that are not finite"),
         (lambda path: replace(path, "actions", np.zeros((0, 7))), "demo_0: the episode has no steps"),
+        (lambda path: replace(path, "dones", np.zeros(0)), "demo_0: cannot be read"),
         (lambda path: replace(path, "obs/agentview_rgb", np.zeros((6, 5, 5, 3))), "frames of agentview are float64"),
         (lambda path: replace(path, "obs/agentview_rgb", np.zeros((4, 5, 5, 3), np.uint8)), r"expected uint8 \(6, H, W, 3\)"),
     ],
@@ -307,6 +324,23 @@ def test_damage_ends_in_one_line_that_names_the_file(tmp_path: Path, damage: obj
         list(read_demonstrations(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: replace(path, "dones", np.zeros(0)), "demo_0: cannot be read"),
+        (lambda path: replace(path, "obs/agentview_rgb", np.zeros(6, np.uint8)), "demo_0: cannot be read"),
+    ],
+)
+def test_a_description_of_damage_is_one_line(tmp_path: Path, damage: object, message: str) -> None:
+    path = write_demonstrations(tmp_path / "task_demo.hdf5", HEADER, [make_demonstration()])
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_0"].attrs["success"]
+    damage(path)  # type: ignore[operator]
+    with pytest.raises(DatasetError, match=message) as caught:
+        hdf5_info(path, ReadOptions())
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_flipped_byte_in_compressed_frames_is_found(tmp_path: Path) -> None:

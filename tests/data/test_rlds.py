@@ -158,6 +158,19 @@ def test_sets_of_others_are_read(dataset: Path) -> None:
     assert [len(demo) for _, demo in read_episodes(dataset)] == [12, 15, 9]
 
 
+@pytest.mark.parametrize("key", ["steps/language_instruction", "episode_metadata/vla_rl"])
+def test_records_that_info_cannot_understand_end_in_one_line(dataset: Path, key: str) -> None:
+    records = [decode_example(data) for data in read_records(dataset / SHARD)]
+    with (dataset / SHARD).open("wb") as file:
+        for example in records:
+            del example[key]
+            write_record(file, encode_example(example | ({key: [b"{"]} if key.endswith("vla_rl") else {})))
+    for attempt in (lambda: dataset_info(dataset), lambda: convert(dataset, dataset.parent / "other", "hdf5")):
+        with pytest.raises(DatasetError, match=r"small_set, episode 0 cannot be understood") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
 def test_names_that_tfds_cannot_take(written: tuple[Path, list[Demonstration]], tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="TFDS takes names of small letters"):
         convert(written[0], tmp_path / "Small-Set", "rlds")

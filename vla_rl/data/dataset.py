@@ -17,6 +17,7 @@ from typing import Any
 from vla_rl.data.convention import NATIVE, Convention
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.libero_hdf5 import TaskHeader
+from vla_rl.data.resume import remove_leftovers
 
 Episodes = Iterator[tuple[TaskHeader, Demonstration]]
 
@@ -116,6 +117,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise DatasetError(f"{path} exists already; choose another name, or delete it")
+    remove_leftovers(path.parent, f".{path.name}.*.partial")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)

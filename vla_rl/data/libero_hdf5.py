@@ -39,7 +39,7 @@ JOINT_TARGETS = "joint_targets"
 """Proprioception of RoboTwin's two arms; files with it have frames as the simulator renders them, top row first."""
 OBJECT_POSES = "object_poses"
 """What privileged proprioception has behind it."""
-READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+READ_ERRORS = (OSError, RuntimeError, KeyError, IndexError, ValueError, TypeError, AttributeError)
 """What h5py and numpy raise on damaged files."""
 
 
@@ -133,18 +133,29 @@ def parts_folder(path: Path) -> Path:
 
 
 def dataset_files(path: Path) -> list[Path]:
-    """The HDF5 files of a path: itself, or those of a folder (finished episodes of unfinished files included)."""
+    """The HDF5 files of a path: itself, or those of a folder (finished episodes of unfinished files included).
+
+    Each episode is in one of them: while a file grows, and after a kill, some lie in it and beside it.
+    """
     path = Path(path)
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = sorted(path.glob("*.hdf5")) + sorted(path.glob("*.hdf5.parts/episode_*.hdf5"))
+        files = sorted(path.glob("*.hdf5"))
+        for whole in [folder.with_suffix("") for folder in sorted(path.glob("*.hdf5.parts"))]:
+            merged = _keys(whole) if whole in files else set()
+            files += [_part(whole, key) for key in finished_parts(whole) if key not in merged]
         if files:
             return files
         raise DatasetError(f"{path} holds no .hdf5 file; name a LIBERO demonstration file or a folder of them")
     if parts_folder(path).is_dir():
         return dataset_files(parts_folder(path))
     raise DatasetError(f"there is no demonstration file or folder {path}")
+
+
+def _keys(path: Path) -> set[int]:
+    with open_dataset(path) as source:
+        return {int(source[f"data/{name}"].attrs.get("episode_key", -1)) for name in episode_names(source)}
 
 
 def read_demonstrations(path: Path, cameras: Sequence[str] | None = None, limit: int | None = None) -> Iterator[Demonstration]:
@@ -157,15 +168,6 @@ def read_demonstrations(path: Path, cameras: Sequence[str] | None = None, limit:
         with open_dataset(file) as source:
             for name in episode_names(source)[:limit]:
                 yield _read_episode(source, name, file, cameras)
-
-
-def count_demonstrations(path: Path) -> int:
-    """How many episodes a file or folder holds."""
-    count = 0
-    for file in dataset_files(path):
-        with open_dataset(file) as source:
-            count += len(episode_names(source))
-    return count
 
 
 @contextlib.contextmanager

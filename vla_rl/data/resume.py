@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from vla_rl.data.libero_hdf5 import episode_names, finished_parts, open_dataset,
 def finished_episodes(path: Path, collection: str, count: int) -> set[int]:
     """Numbers of the episodes that are there already; checks that they were made with the same settings."""
     folder = parts_folder(path)
-    for leftover in folder.glob("*.tmp"):
-        leftover.unlink(missing_ok=True)
+    remove_leftovers(folder, "*.tmp")
+    remove_leftovers(path.parent, f"{path.name}.*.tmp")
     if path.exists():
         there = _check(path, path, collection)
         if there >= count:
@@ -24,6 +25,15 @@ def finished_episodes(path: Path, collection: str, count: int) -> set[int]:
     for key in finished_parts(path):
         _check(folder / f"episode_{key:06d}.hdf5", path, collection)
     return set(finished_parts(path))
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Delete the half-written files and folders `*.PID.*` whose process has ended."""
+    for leftover in folder.glob(pattern):
+        writer = leftover.name.split(".")[-2]
+        # In a container a process can have the number of the one before it.
+        if writer.isdigit() and (int(writer) == os.getpid() or not Path(f"/proc/{writer}").exists()):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def _check(file: Path, path: Path, collection: str) -> int:

@@ -63,14 +63,14 @@ def read_info(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever pyarrow and av raise on a damaged file becomes one `DatasetError`."""
+    """Whatever is raised over a damaged file, by pyarrow and av as well, becomes one `DatasetError`."""
     try:
         yield
     except DatasetError:
         raise
     except FileNotFoundError:
         raise DatasetError(f"{path} is missing: the dataset is incomplete; copy or make it again") from None
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, av.error.FFmpegError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, av.error.FFmpegError) as error:
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(
             f"{path} cannot be read ({words}): it is truncated, damaged or of another kind; copy or make the dataset again"

@@ -32,15 +32,19 @@ def lerobot_info(path: Path, options: ReadOptions) -> DatasetInfo:
     counts: Counter[str] = Counter()
     for row in source.rows:
         counts[", ".join(row["tasks"])] += 1
+    with layout.reading(path / layout.EXTRAS):
+        successes = sum(record["success"] for record in source.extras) if source.extras else None
+    with layout.reading(path / layout.INFO):
+        cameras = {layout.camera_of(key): tuple(source.features[key]["shape"][:2]) for key in source.keys}
     remarks = ["frames are H.264 or another lossy codec"] if any(source.kind(key) == "video" for key in source.keys) else []
     return DatasetInfo(
         format="lerobot",
         path=str(path),
         episodes=len(source.rows),
         steps=int(sum(row["length"] for row in source.rows)),
-        successes=sum(record["success"] for record in source.extras) if source.extras else None,
+        successes=successes,
         instructions=dict(counts),
-        cameras={layout.camera_of(key): tuple(source.features[key]["shape"][:2]) for key in source.keys},
+        cameras=cameras,
         convention=source.convention,
         assumed=source.assumed,
         size_bytes=folder_size(path),
@@ -70,15 +74,17 @@ class _Source:
         _, self._parquet = layout.arrow()
         self.info = layout.read_info(path)
         self.features: dict[str, dict[str, Any]] = self.info["features"]
-        self.keys = [key for key, feature in self.features.items() if feature.get("dtype") in ("video", "image")]
+        with layout.reading(path / layout.INFO):
+            self.keys = [key for key, feature in self.features.items() if feature.get("dtype") in ("video", "image")]
         self.rows = self._read_rows()
         record = read_json(path / layout.EXTRAS, str(path)) if (path / layout.EXTRAS).is_file() else {}
-        self.extras: list[dict[str, Any]] = record.get("episodes", [])
-        self.headers = [TaskHeader(**header) for header in record.get("headers", [])]
+        with layout.reading(path / layout.EXTRAS):
+            self.extras: list[dict[str, Any]] = record.get("episodes", [])
+            self.headers = [TaskHeader(**header) for header in record.get("headers", [])]
+            own = record.get("convention") or {"fps": float(self.info["fps"])}
+            self.convention, self.assumed = settle_convention(own, layout.USUAL, options.stated)
         if self.extras and len(self.extras) != len(self.rows):
             raise DatasetError(f"{path / layout.EXTRAS} describes {len(self.extras)} episodes, the dataset has {len(self.rows)}")
-        own = record.get("convention") or {"fps": float(self.info["fps"])}
-        self.convention, self.assumed = settle_convention(own, layout.USUAL, options.stated)
         if self.convention.fps != self.info["fps"]:
             raise DatasetError(f"{path} states {self.info['fps']} and {self.convention.fps} frames a second")
         for name, sizes in ((layout.ACTION, (7,)), (layout.STATE, (8, 9))):
@@ -104,7 +110,8 @@ class _Source:
 
     def header(self, number: int, demonstration: Demonstration) -> TaskHeader:
         if self.extras:
-            return self.headers[self.extras[number]["header"]]
+            with layout.reading(self.path / layout.EXTRAS):
+                return self.headers[self.extras[number]["header"]]
         return plain_header(demonstration.instruction, demonstration.fps)
 
     def _read_rows(self) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Legend: T control steps, H x W image size.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,10 +38,11 @@ def rlds_info(path: Path, options: ReadOptions) -> DatasetInfo:
     told = True
     convention, assumed = source.convention({})
     for example in source.examples():
-        ours = _ours(example)
-        convention, assumed = source.convention(ours)
+        with _understood(path, episodes):
+            ours = _ours(example)
+            convention, assumed = source.convention(ours)
+            counts[_instruction(example)] += 1
         episodes += 1
-        counts[_instruction(example)] += 1
         steps += len(example["steps/is_last"])
         told &= "success" in ours
         successes += bool(ours.get("success"))
@@ -64,16 +66,23 @@ def read_rlds(path: Path, options: ReadOptions) -> Episodes:
     source = _Source(path, options)
     cameras = source.choose(options.cameras)
     for number, example in enumerate(source.examples(options.limit)):
-        try:
+        with _understood(path, number):
             ours = _ours(example)
             demonstration = source.demonstration(example, ours, cameras)
             demonstration.validate()
             header = TaskHeader(**ours["header"]) if "header" in ours else plain_header(demonstration.instruction)
-        except DatasetError as error:
-            raise DatasetError(f"{path}, episode {number}: {error}") from None
-        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise DatasetError(f"{path}, episode {number} cannot be understood ({error!r}); it is damaged or foreign") from error
         yield header, demonstration
+
+
+@contextlib.contextmanager
+def _understood(path: Path, number: int) -> Iterator[None]:
+    """Whatever is raised over an episode of another kind becomes one `DatasetError`."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DatasetError(f"{path}, episode {number}: {error}") from None
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise DatasetError(f"{path}, episode {number} cannot be understood ({error!r}); it is damaged or foreign") from error
 
 
 class _Source:
