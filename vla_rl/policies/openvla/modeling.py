@@ -256,7 +256,7 @@ class OpenVLAModel(nn.Module):
             rows = rounded_up(rows)
 
         def prepare() -> tuple[StepMemory, Callable[[], Float[Tensor, "R 256"]]]:
-            memory = StepMemory(self.language_model.config, rows, room, like=self.value_head.fc1.weight)
+            memory = StepMemory(self.language_model.config, rows, room, like=self.language_model.lm_head.weight)
             return memory, lambda: self._step(memory)
 
         if graphs is None:
