@@ -78,3 +78,19 @@ def test_only_so_many_recordings_are_kept(policy: OpenVLAPolicy) -> None:
         for key in range(KEPT + 3):
             graphs.recording(key, lambda: (held, lambda: held + 1))
     assert sorted(graphs._recordings) == list(range(3, KEPT + 3))  # type: ignore[type-var]
+
+
+def test_recordings_count_what_they_hold(policy: OpenVLAPolicy) -> None:
+    graphs = CudaGraphs(policy.model)
+    with torch.no_grad():
+        held = graphs.recording("a", lambda: ((kept := torch.zeros(1 << 20, device="cuda")), lambda: kept + 1))
+    # 2^20 numbers of 4 bytes are held and as many are the result, 8 MiB; libraries may keep workspaces beside them.
+    assert 8 << 20 <= held.size < 100 << 20
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_another_gpu_than_the_current_one_records_too(policy: OpenVLAPolicy, observe: Observe) -> None:
+    """An empty recording repeats its first answer."""
+    policy.to("cuda:1")
+    for seed in range(3):
+        agree(policy, observe(2, seed))

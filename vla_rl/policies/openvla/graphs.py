@@ -21,6 +21,8 @@ Prepare = Callable[[], tuple[Held, Callable[[], Result]]]
 
 KEPT = 32
 """Recordings; the one that was not used for the longest time goes first."""
+KEPT_SHARE = 1 / 6
+"""Of a GPU's memory, for what recordings hold; the newest one is kept whatever it holds."""
 WARM_UPS = 2
 
 
@@ -30,6 +32,8 @@ class Recording(Generic[Held, Result]):
 
     held: Held
     replay: Callable[[], Result]
+    size: int
+    """Bytes of `held` and of the result."""
 
 
 class CudaGraphs:
@@ -41,21 +45,30 @@ class CudaGraphs:
         self._addresses: tuple[int, ...] = ()
         self._pool: Any = None
 
+    @property
+    def _first(self) -> nn.Parameter:
+        return next(self._model.parameters())
+
     def usable(self) -> bool:
         """Only on a GPU, where no gradient is wanted and every rank holds whole weights."""
-        first = next(self._model.parameters())
-        return first.is_cuda and not torch.is_grad_enabled() and not isinstance(first, DTensor)
+        return self._first.is_cuda and not torch.is_grad_enabled() and not isinstance(self._first, DTensor)
 
     def recording(self, key: Hashable, prepare: Prepare[Held, Result]) -> Recording[Held, Result]:
         """What was recorded under `key`: at first what `prepare` returns, tensors to hold and a function that reads them."""
         self._drop_moved()
         found = self._recordings.get(key)
         if found is None:
-            found = self._recordings[key] = self._record(*prepare())
-            if len(self._recordings) > KEPT:
+            found = self._recordings[key] = self._record(prepare)
+            while len(self._recordings) > 1 and (len(self._recordings) > KEPT or self._size() > self._largest_size()):
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
         return found
+
+    def _size(self) -> int:
+        return sum(recording.size for recording in self._recordings.values())
+
+    def _largest_size(self) -> float:
+        return KEPT_SHARE * torch.cuda.get_device_properties(self._first.device).total_memory
 
     def _drop_moved(self) -> None:
         addresses = tuple(parameter.data_ptr() for parameter in self._model.parameters())
@@ -63,7 +76,23 @@ class CudaGraphs:
             self._recordings.clear()
             self._addresses, self._pool = addresses, torch.cuda.graph_pool_handle()
 
-    def _record(self, held: Held, run: Callable[[], Result]) -> Recording[Held, Result]:
+    def _record(self, prepare: Prepare[Held, Result]) -> Recording[Held, Result]:
+        # Streams and graphs are the current GPU's, which need not be the policy's: of another one nothing would be recorded.
+        device = self._first.device
+        with torch.cuda.device(device):
+            before = torch.cuda.memory_allocated()
+            held, run = prepare()
+            graph, result = self._graph(run)
+            size = torch.cuda.memory_allocated() - before
+
+        def replay() -> Result:
+            with torch.cuda.device(device):
+                graph.replay()
+            return result
+
+        return Recording(held, replay, size)
+
+    def _graph(self, run: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         # Libraries allocate their workspaces in the first calls, which a recording must not contain.
@@ -74,9 +103,4 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             result = run()
-
-        def replay() -> Result:
-            graph.replay()
-            return result
-
-        return Recording(held, replay)
+        return graph, result
