@@ -30,6 +30,7 @@ VALUES: list[Any] = [
     np.array([[True, False]]),
     np.array([np.nan, np.inf]),
     np.array(["lift", "ü"]),
+    np.array(["lift", "\U0010ffff"], ">U4"),
     np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     {"images/front": np.ones((2, 2, 3), np.uint8), "proprio": np.arange(8.0)},
 ]
@@ -96,6 +97,10 @@ def array(dtype: Any, shape: Any, data: Any) -> bytes:
         (array("<f4", [2], b"\x00" * 4), "data of 4 bytes"),
         (bytes(msgpack.packb({b"__npgeneric__": True, b"dtype": "<i4", b"data": "x"})), "."),
         (bytes(msgpack.packb({b"__npgeneric__": True, b"dtype": "<i2", b"data": 1 << 40})), "."),
+        (bytes(msgpack.packb({b"__npgeneric__": True, b"dtype": "<U1", b"data": 5})), "scalar of type <U1 with data of int"),
+        (array("<U1", [1], b"\xff\xff\xff\xff"), "code points"),
+        (array(">U1", [1], b"\x00\x11\x00\x00"), "code points"),
+        (array("<U1", [2], b"a\x00\x00\x00\x00\xd8\x00\x00"), "code points"),
         (b"\xc7\x03\xff123", "."),
     ],
 )  # fmt: skip
@@ -111,6 +116,8 @@ def test_declared_sizes_take_no_memory() -> None:
         b"\xdc\x10\x00" * 5000,
         b"\xdd\x00\x00\x10\x00" * 200_000,
         msgpack.packb([[]] * 4000),
+        msgpack.packb({b"__npgeneric__": True, b"dtype": "|S1", b"data": 50_000_000}),
+        msgpack.packb({b"__npgeneric__": True, b"dtype": "|S1", b"data": 1 << 62}),
     ]
     tracemalloc.start()
     for bomb in bombs:

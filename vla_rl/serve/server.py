@@ -183,8 +183,9 @@ class PolicyServer:
         record = decode(message)
         if isinstance(record, dict) and "__ctrl__" in record:
             # openpi's newer clients announce where episodes begin and end, and wait for a word.
-            known = record["__ctrl__"] in ("episode_start", "episode_end")
-            return encode({"__ack__": record["__ctrl__"] if known else "ignored"})
+            word = record["__ctrl__"]
+            known = isinstance(word, str) and word in ("episode_start", "episode_end")
+            return encode({"__ack__": word if known else "ignored"})
         answer, waited = await self._batcher.answer(self._reader.read(record))
         timing = {"infer_ms": 1000 * answer.seconds, "queue_ms": 1000 * waited, **timing}
         return encode(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Any
 
 import msgpack
@@ -15,6 +16,7 @@ import numpy as np
 
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
 _KINDS = "biufUS"
+_TEXT = {"S": bytes, "U": str}
 _DTYPE = re.compile(rf"[<>|=]?[{_KINDS}][1-9][0-9]{{0,5}}")
 _MAX_DIMENSIONS = 8
 _MAX_LIST = 1 << 12
@@ -51,7 +53,7 @@ def decode(data: bytes) -> Any:
 
     try:
         return msgpack.unpackb(data, object_hook=count, list_hook=count, max_array_len=_MAX_LIST, max_map_len=_MAX_MAP)
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException) as error:
         raise WireError(f"malformed message: {_one_line(error)}") from error
 
 
@@ -69,7 +71,7 @@ def _unpack(record: dict[Any, Any]) -> Any:
     if _ARRAY in record:
         return _array(_dtype(record), record.get(b"shape"), record.get(b"data"))
     if _SCALAR in record:
-        return _dtype(record).type(record.get(b"data"))
+        return _scalar(_dtype(record), record.get(b"data"))
     return record
 
 
@@ -80,12 +82,23 @@ def _dtype(record: dict[Any, Any]) -> np.dtype:
     return np.dtype(name)
 
 
+def _scalar(dtype: np.dtype, data: Any) -> Any:
+    # Text of an integer would be as many zero bytes.
+    if dtype.kind in _TEXT and not isinstance(data, _TEXT[dtype.kind]):
+        raise ValueError(f"a scalar of type {dtype.str} with data of {type(data).__name__}")
+    return dtype.type(data)
+
+
 def _array(dtype: np.dtype, shape: Any, data: Any) -> np.ndarray:
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"an array of shape {str(shape)[:40]!r}")
     if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
         found = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
         raise ValueError(f"an array of shape {shape} and type {dtype.str} with data of {found}")
+    if dtype.kind == "U":
+        points = np.ndarray(len(data) // 4, np.dtype("u4").newbyteorder(dtype.byteorder), data)
+        if ((points > sys.maxunicode) | ((points >= 0xD800) & (points < 0xE000))).any():
+            raise ValueError("an array of text with code points that no character has")
     return np.ndarray(shape, dtype, data)
 
 
