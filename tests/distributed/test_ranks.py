@@ -8,9 +8,13 @@ import pytest
 import torch
 from launching import launch
 from on_ranks import cases
+from small_policy import small_policy
 
 from vla_rl.algorithms.composition import OBJECTIVES
-from vla_rl.distributed.ranks import Ranks
+from vla_rl.config import ConfigError
+from vla_rl.distributed.ranks import Ranks, open_ranks
+from vla_rl.distributed.sharding import shard
+from vla_rl.policies import PolicyError
 from vla_rl.tensor_tree import load_tree
 
 pytest.importorskip("peft")
@@ -73,3 +77,29 @@ def test_one_process_needs_no_group() -> None:
     ranks, x = Ranks(), torch.arange(3.0)
     assert ranks.leads and ranks.whole(x, 3) is x and ranks.sum(x) is x and ranks.gather("a") == ["a"] and ranks.first(2) == 2
     np.testing.assert_array_equal(ranks.rows(4)[0], np.arange(4))
+
+
+def test_a_rank_takes_a_gpu_only_where_one_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks on a machine with one GPU may train on the CPU."""
+    taken: list[int] = []
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *arguments, **named: None)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    with open_ranks() as ranks:
+        assert ranks.device(torch.device("cpu")) == torch.device("cpu") and not taken
+        with pytest.raises(ConfigError, match=r"^2 ranks on a machine with 1 GPUs: .* or set run.device=cpu$"):
+            ranks.device(torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert ranks.device(torch.device("cuda")) == torch.device("cuda", 1) and taken == [1]
+
+
+def test_weights_of_two_types_are_not_sharded() -> None:
+    policy = small_policy()
+    policy.model.language_model.to(torch.bfloat16)
+    with pytest.raises(PolicyError, match=r"^[^\n]*these are bfloat16 and float32[^\n]*set policy.dtype=float32$"):
+        shard(policy)

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from vla_rl.config import ConfigError
 from vla_rl.tensor_tree import pack_tree, unpack_tree
 
 T = TypeVar("T")
@@ -118,13 +119,24 @@ class Ranks:
 
     def wait(self) -> None:
         """Until every rank is here."""
-        if self.size > 1:
-            dist.barrier()
+        # Not `dist.barrier`, which takes a GPU for each rank wherever there is one.
+        self.sum(torch.zeros(1))
 
     def device(self, chosen: torch.device) -> torch.device:
-        """This rank's GPU, where GPUs are chosen without saying which."""
-        several = self.local_size > 1 and chosen.type == "cuda"
-        return torch.device("cuda", self.local_rank) if several and chosen.index in (None, 0) else chosen
+        """This rank's GPU, where GPUs are chosen without saying which; it becomes the current one.
+
+        Raises `ConfigError` where the machine has fewer than ranks.
+        """
+        if self.local_size == 1 or chosen.type != "cuda" or chosen.index not in (None, 0):
+            return chosen
+        gpus = torch.cuda.device_count()
+        if self.local_size > gpus:
+            raise ConfigError(
+                f"{self.local_size} ranks on a machine with {gpus} GPUs: start torchrun with --nproc-per-node {gpus}, "
+                "or set run.device=cpu"
+            )
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
 
 
 @contextmanager
@@ -138,10 +150,7 @@ def open_ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-    gpus = torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     ranks = Ranks(dist.get_rank(), size, local_rank, local_size)
     with open(os.devnull, "w") as nowhere, nullcontext() if ranks.leads else redirect_stdout(nowhere):
         yield ranks

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from vla_rl.policies.base import PolicyError
 from vla_rl.policies.openvla import OpenVLAPolicy
 from vla_rl.policies.openvla.blocks import transformer_blocks
 from vla_rl.policies.sharded import whole
@@ -27,8 +28,15 @@ def shard(policy: OpenVLAPolicy) -> None:
 
     From then on every forward pass, `act` included, is made by all ranks together. Gradients are summed over the ranks, as
     every loss has a denominator of its own; FSDP would take their mean. Call it before making an optimiser.
+    Raises `PolicyError` for weights of several types.
     """
     model = policy.model
+    kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()})
+    if len(kinds) > 1:
+        raise PolicyError(
+            f"policy.sharded=true needs weights of one type, and these are {' and '.join(kinds)} (a checkpoint's value head is "
+            "float32 whatever its weights are); set policy.dtype=float32"
+        )
     mesh = init_device_mesh(policy.device.type, (torch.distributed.get_world_size(),))
     for module in (*transformer_blocks(model), model):
         fully_shard(module, mesh=mesh)
