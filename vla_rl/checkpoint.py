@@ -13,7 +13,6 @@ A checkpoint is written under a hidden name, flushed to the disk and then rename
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 from vla_rl.distributed.sharding import gathered
+from vla_rl.policies.digest import file_digest
 from vla_rl.policies.sharded import cut_like
 from vla_rl.tensor_tree import TensorTreeError, load_tree, save_tree
 
@@ -148,7 +148,7 @@ def verify_checkpoint(path: Path) -> None:
         if not file.is_file():
             raise CheckpointError(f"checkpoint {path} is not whole: {name} is missing; use another checkpoint")
         try:
-            same = file.stat().st_size == expected["size"] and _sha256(file) == expected["sha256"]
+            same = file.stat().st_size == expected["size"] and file_digest(file) == expected["sha256"]
         except OSError as error:
             raise CheckpointError(f"checkpoint {path} cannot be read: {error}; use another checkpoint") from error
         if not same:
@@ -186,17 +186,12 @@ def _serial(path: Path) -> int:
 
 def _write_manifest(folder: Path, step: int, serial: int) -> None:
     files = {
-        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": _sha256(file)}
+        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": file_digest(file)}
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
     manifest = {"format": FORMAT, "step": step, "serial": serial, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _publish(writing: Path, final: Path) -> None:

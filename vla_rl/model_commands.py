@@ -39,7 +39,7 @@ def _options(
     from vla_rl.policies.openvla import CheckpointOptions
 
     return CheckpointOptions(
-        cameras=tuple(camera or ("agentview",)),
+        cameras=tuple(camera) if camera else None,
         unnorm_key=unnorm_key,
         decoding=decoding,
         attention=attention,
@@ -113,14 +113,14 @@ def convert(
     import torch
 
     from vla_rl.policies import PolicyError, load_policy
+    from vla_rl.policies.writing import new_folder
 
     if target.exists():
         raise PolicyError(f"{target} exists already; give a new folder")
     options = _options(camera, unnorm_key, decoding, attention, chunk_length, crop)
     policy = load_policy(source, "cpu", options, getattr(torch, dtype) if dtype else None)
-    partial = target.with_name(target.name + ".writing")
-    policy.save(partial)
-    partial.rename(target)
+    with new_folder(target) as folder:
+        policy.save(folder)
     _print(f"checkpoint: {target}")
 
 

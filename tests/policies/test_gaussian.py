@@ -8,6 +8,7 @@ import torch
 
 from vla_rl.policies.base import PolicyError
 from vla_rl.policies.gaussian import GaussianPolicy, squashed_log_prob
+from vla_rl.policies.locate import policy_folder
 
 
 def test_log_prob_by_hand() -> None:
@@ -69,3 +70,13 @@ def test_what_is_no_policy_is_refused_in_one_line(tmp_path: Path, damage: str) -
     with pytest.raises(PolicyError, match="^[^\n]*$") as caught:
         GaussianPolicy.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_the_newest_checkpoint_of_a_run_is_that_of_the_largest_step(tmp_path: Path) -> None:
+    """Names have six digits or more, so that they do not sort by step; a checkpoint that was replaced is the older one."""
+    for name in ("step_990000", "step_1000000", "step_1000000.replaced", "step_2000000_copy", ".step_3000000.writing"):
+        (tmp_path / "checkpoints" / "off_policy" / name / "policy").mkdir(parents=True)
+    assert policy_folder(tmp_path).parent.name == "step_1000000"
+    # Killed between the two renames: the replaced one is all there is of its step.
+    (tmp_path / "checkpoints/off_policy/step_1000000/policy").rmdir()
+    assert policy_folder(tmp_path).parent.name == "step_1000000.replaced"

@@ -9,20 +9,19 @@ import torch
 
 from vla_rl.policies import PolicyError
 from vla_rl.policies.gaussian import GaussianPolicy
+from vla_rl.policies.writing import new_folder
 
 BEST = "best"
 """Folder of a run."""
 
 
 def keep_best(run_directory: Path, policy: GaussianPolicy, step: int) -> None:
-    """Write `best/step_STEP`, then remove what was there before."""
+    """Write `best/step_STEP`, then remove what was there before. Raises `PolicyError` where the disk does not take it."""
     folder = run_directory / BEST
-    writing, place = folder / "writing", folder / f"step_{step:08d}"
-    for path in (writing, place):
-        shutil.rmtree(path, ignore_errors=True)
-    writing.mkdir(parents=True)
-    policy.save(writing)
-    writing.rename(place)
+    place = folder / f"step_{step:08d}"
+    with new_folder(place) as writing:
+        policy.save(writing)
+        shutil.rmtree(place, ignore_errors=True)
     for other in folder.iterdir():
         if other != place:
             shutil.rmtree(other)

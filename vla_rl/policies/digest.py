@@ -1,9 +1,10 @@
-"""A name for the content of weights."""
+"""Names for the content of weights and of files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,3 +17,9 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         content = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
         lines.append(f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.data).hexdigest()}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256, in hexadecimal. Raises `OSError` where the file cannot be read."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from vla_rl.policies.base import PolicyError
-from vla_rl.policies.locate import policy_folder
+from vla_rl.policies.locate import check_files, policy_folder
 
 LOG_STD_RANGE = (-20.0, 0.5)
 KIND = "gaussian"
@@ -78,8 +78,10 @@ class GaussianPolicy(nn.Module):
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
-        """The policy of a run directory, a checkpoint or a policy's own folder. Raises `PolicyError` where there is none."""
+        """The policy of a run directory, a checkpoint or a policy's own folder. Raises `PolicyError` where there is none, or
+        where it is damaged."""
         folder = policy_folder(Path(path))
+        check_files(folder)
         try:
             record = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
             if record.get("kind") != KIND:

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -242,6 +243,17 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda p: os.truncate(p / "dataset_statistics.json", 9),
         r"statistics.json cannot be re",
     ),
+    "half a preprocessor": (
+        "openvla_fused",
+        lambda p: (p / "preprocessor_config.json").write_text('{"means": [[0.4'),
+        r"preprocessor_config.json cannot be read \(truncated\?\)",
+    ),
+    "half a section of ours": (
+        "openvla_fused",
+        lambda p: change(p, vla_rl={"version": 3, "unnorm_key": "x"}),
+        r"config.json: its section 'vla_rl' must hold version, unnorm_key, libero_gripper, config; copy the checkpoint again",
+    ),
+    "a section of ours that is none": ("openvla_fused", lambda p: change(p, vla_rl=[1]), r"its section 'vla_rl' must hold"),
     "no tokenizer": ("openvla_fused", lambda p: (p / "tokenizer.json").unlink(), r"tokenizer.json is missing; where there is a"),
     "half a tokenizer": ("openvla_fused", lambda p: os.truncate(p / "tokenizer.json", 99), r"tokenizer.json cannot be read"),
     "a head that is no file of tensors": (
@@ -328,3 +340,38 @@ def test_commands_describe_convert_and_verify(checkpoints: Checkpoints, tmp_path
     rewrite(tmp_path / "new", lambda weights: weights[HEAD].__setitem__((0, 0), float("nan")))
     wrong = run.invoke(app, ["model", "verify", target])
     assert wrong.exit_code == 1 and f"wrong: tensor {HEAD} has values that are not finite" in wrong.output
+
+
+def test_a_converted_checkpoint_keeps_what_it_was_converted_with(
+    checkpoints: Checkpoints, options: Options, tmp_path: Path
+) -> None:
+    policy = load_policy(checkpoints("oft_tokens_proprio"), options=options("oft_tokens_proprio"))
+    policy.save(tmp_path)
+    key = "libero_spatial_no_noops"
+    for reason, chosen in {
+        "decoding parallel, not autoregressive": CheckpointOptions(decoding="autoregressive"),
+        "centre_crop True, not False": CheckpointOptions(centre_crop=False),
+        f"unnorm_key {key}, not nothing": CheckpointOptions(unnorm_key="nothing"),
+    }.items():
+        with pytest.raises(PolicyError, match=f"was saved with {reason}: leave that setting as it was saved$"):
+            load_policy(tmp_path, options=chosen)
+        with pytest.raises(PolicyError, match=reason):
+            describe(tmp_path, chosen)
+    for name in (key, key.removesuffix("_no_noops")):
+        loaded = load_policy(tmp_path, options=replace(options("oft_tokens_proprio"), unnorm_key=name, value_gradient=True))
+        assert loaded.config == replace(policy.config, value_gradient=True) and loaded.model.config.value_gradient
+    whole = CliRunner().invoke(app, ["model", "info", str(tmp_path)])
+    assert whole.exit_code == 0, whole.output
+
+
+def test_a_full_disk_leaves_no_half_conversion(checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("vla_rl.policies.openvla.shards.save_file", full)
+    said = CliRunner().invoke(app, ["model", "convert", str(checkpoints("openvla_siglip")), str(tmp_path / "new")])
+    assert isinstance(said.exception, PolicyError)
+    assert str(said.exception).startswith(
+        f"{tmp_path / 'new'} was not written: Error while serializing: I/O error: No space left"
+    )
+    assert not list(tmp_path.iterdir())

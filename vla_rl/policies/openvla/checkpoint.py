@@ -16,6 +16,7 @@ from vla_rl.policies.openvla import original_format
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics
 from vla_rl.policies.openvla.config import OpenVLAConfig
 from vla_rl.policies.openvla.modeling import OpenVLAModel, new_model
+from vla_rl.policies.openvla.original_config import CheckpointOptions, saved_config
 from vla_rl.policies.openvla.prompts import PromptTokenizer
 
 ARCHITECTURE = "vla_rl.openvla"
@@ -40,10 +41,10 @@ def write(
     save_file(weights, str(path / WEIGHTS), metadata={"format": "pt"})
 
 
-def read(path: Path) -> tuple[OpenVLAConfig, PromptTokenizer, ActionStatistics, OpenVLAModel, int]:
-    """What `write` wrote. Raises `PolicyError`, one line, for files that are missing, broken or of another shape."""
-    record = _read(path / CONFIG, _architecture_record)
-    config = _read(path / CONFIG, lambda file: OpenVLAConfig.from_dict(record["config"]))
+def read(path: Path, options: CheckpointOptions) -> tuple[OpenVLAConfig, PromptTokenizer, ActionStatistics, OpenVLAModel, int]:
+    """What `write` wrote. Raises `PolicyError`, one line, for files that are missing, broken or of another shape, and for
+    `options` that differ from what was saved."""
+    config, version = describe(path, options)
     prompts = _read(path / TOKENIZER, PromptTokenizer.load)
     statistics = _read(path / STATISTICS, ActionStatistics.load)
     if prompts.vocab_size + NUM_ACTION_TOKENS > config.vocab_size:
@@ -58,13 +59,14 @@ def read(path: Path) -> tuple[OpenVLAConfig, PromptTokenizer, ActionStatistics, 
         )
     model = new_model(config, seed=0)
     model.load_state_dict(read_weights(path / WEIGHTS, model.state_dict()))
-    return config, prompts, statistics, model, int(record["version"])
+    return config, prompts, statistics, model, version
 
 
-def describe(path: Path) -> tuple[OpenVLAConfig, int]:
+def describe(path: Path, options: CheckpointOptions) -> tuple[OpenVLAConfig, int]:
     """Configuration and version of what `write` wrote. Raises `PolicyError` as `read` does."""
     record = _read(path / CONFIG, _architecture_record)
-    return _read(path / CONFIG, lambda file: OpenVLAConfig.from_dict(record["config"])), int(record["version"])
+    config = _read(path / CONFIG, lambda file: OpenVLAConfig.from_dict(record["config"]))
+    return saved_config(config, options, path), int(record["version"])
 
 
 def find(path: Path) -> Path:

@@ -59,7 +59,7 @@ def describe(path: str | Path, options: CheckpointOptions) -> ModelInfo:
         config, _, original, version = original_format.describe(folder, options)
         keys, unnorm_key = tuple(original.norm_stats), original.unnorm_key
     else:
-        config, version = checkpoint.describe(folder)
+        config, version = checkpoint.describe(folder, options)
     model = empty_model(config)
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from vla_rl.policies.base import PolicyError
@@ -40,12 +41,20 @@ _LLAMA: dict[str, Any] = {
 """What a `text_config` means that does not say otherwise: defaults of transformers 4.40."""
 
 
+DEFAULT_CHUNK = 8
+UNSET: dict[str, tuple[Any, ...]] = {"chunk_length": (DEFAULT_CHUNK,), "centre_crop": (True,)}
+"""What options are that nobody has set, where that is not None alone."""
+
+
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """What an original checkpoint does not say about itself. What is None is found out, as `original_config` tells."""
+    """What an original checkpoint does not say about itself. What is None is found out, as `original_config` tells.
 
-    cameras: tuple[str, ...] = ("agentview",)
-    """Cameras whose images the checkpoint was trained on, in their order."""
+    A policy that we saved says it all: there `saved_config` refuses what differs.
+    """
+
+    cameras: tuple[str, ...] | None = None
+    """Cameras whose images the checkpoint was trained on, in their order; by default agentview alone."""
     unnorm_key: str | None = None
     """Data set whose statistics actions are scaled by; by default the only one, or that of `suite`."""
     suite: str | None = None
@@ -62,8 +71,8 @@ class CheckpointOptions:
     libero_gripper: bool | None = None
     """Whether the last action is a gripper that opens at 1, to be commanded as LIBERO's; by default where the data set's name
     has `libero` in it."""
-    value_gradient: bool = False
-    """As in `OpenVLAConfig`."""
+    value_gradient: bool | None = None
+    """As in `OpenVLAConfig`; by default as it was saved, or else false."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,8 @@ def original_config(
     parallel = options.decoding == "parallel" if options.decoding else oft
     centre, scale = _proprio_scaling(stats, key, extra.proprio_dim)
     return OpenVLAConfig(
-        cameras=options.cameras,
-        chunk_length=(options.chunk_length or (25 if len(low) == 14 else 8)) if parallel else 1,
+        cameras=options.cameras or ("agentview",),
+        chunk_length=(options.chunk_length or (25 if len(low) == 14 else DEFAULT_CHUNK)) if parallel else 1,
         action_dim=len(low),
         proprio_dim=extra.proprio_dim,
         vocab_size=rows - int(record.get("pad_to_multiple_of", 64)),
@@ -143,8 +152,28 @@ def original_config(
         stop_slot=parallel,
         head="l1" if extra.l1 else "tokens",
         value_width=min(1024, language.width),
-        value_gradient=options.value_gradient,
+        value_gradient=bool(options.value_gradient),
     )
+
+
+def saved_config(config: OpenVLAConfig, options: CheckpointOptions, folder: Path, key: str | None = None) -> OpenVLAConfig:
+    """The configuration of a policy that we saved, of which `options` may change what the value loss trains.
+
+    `key` names the statistics that it was saved with, if they have a name. Raises `PolicyError` where another option was set
+    and differs: the weights were trained for what was saved. One that is as nobody sets it counts as not set.
+    """
+    saved: dict[str, Any] = {"decoding": config.decoding, "centre_crop": config.image_pipeline == "published"}
+    if config.decoding == "parallel":
+        saved |= {"attention": config.attention, "chunk_length": config.chunk_length}
+    wanted = {name: getattr(options, name) for name in saved if getattr(options, name) not in (None, *UNSET.get(name, ()))}
+    if options.unnorm_key is not None and f"{options.unnorm_key}_no_noops" != key:
+        saved, wanted = saved | {"unnorm_key": key}, wanted | {"unnorm_key": options.unnorm_key}
+    if options.cameras is not None and not set(config.cameras) <= set(options.cameras):
+        saved, wanted = saved | {"cameras": list(config.cameras)}, wanted | {"cameras": list(options.cameras)}
+    for name, value in wanted.items():
+        if saved[name] != value:
+            raise PolicyError(f"{folder} was saved with {name} {saved[name]}, not {value}: leave that setting as it was saved")
+    return config if options.value_gradient is None else replace(config, value_gradient=options.value_gradient)
 
 
 def _vision(record: dict[str, Any]) -> tuple[int, tuple[FeaturizerConfig, ...]]:

@@ -7,6 +7,7 @@ which the originals do not look at.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -32,12 +33,14 @@ from vla_rl.policies.openvla.original_config import (
     action_statistics,
     choose_statistics,
     original_config,
+    saved_config,
 )
 from vla_rl.policies.openvla.original_names import original_names, to_original
 from vla_rl.policies.openvla.prompts import EMPTY, PromptTokenizer
 from vla_rl.policies.openvla.shards import SHARD_BYTES, TensorFiles, write_shards
 
 CONFIG, STATISTICS, TOKENIZER, HEADS = "config.json", "dataset_statistics.json", "tokenizer.json", "vla_rl_heads.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
 ASSETS = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "preprocessor_config.json", "processor_config.json", "generation_config.json",
@@ -91,23 +94,35 @@ def is_original(folder: Path) -> bool:
 
 def version_of(folder: Path) -> int:
     """Updates of an original checkpoint that we have written; 0 for others."""
-    return int(_json(folder / CONFIG).get(OURS, {}).get("version", 0))
+    return int(_section(folder, _json(folder / CONFIG)).get("version", 0))
+
+
+def _section(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Of config.json, what `write` adds; nothing for a checkpoint of others."""
+    ours = record.get(OURS, {})
+    kinds = {"version": int, "unnorm_key": str, "libero_gripper": bool, "config": dict}
+    if not isinstance(ours, dict) or ours and not all(isinstance(ours.get(key), kind) for key, kind in kinds.items()):
+        raise PolicyError(
+            f"{folder / CONFIG}: its section {OURS!r} must hold {', '.join(kinds)}; copy the checkpoint again, or take the "
+            "section out to read it as an original one"
+        )
+    return ours
 
 
 def describe(folder: Path, options: CheckpointOptions) -> tuple[OpenVLAConfig, ActionStatistics, Original, int]:
     """All but the weights. Raises `PolicyError`, one line, for what is missing, broken or cannot be read."""
     record = _json(folder / CONFIG)
-    ours = record.get(OURS, {})
+    ours = _section(folder, record)
     # The statistics of the run that wrote the checkpoint, rather than those of the checkpoint it began with.
     norm_stats: Any = _json(folder / STATISTICS) if (folder / STATISTICS).is_file() else record.get("norm_stats")
     key, stats = choose_statistics(norm_stats, ours.get("unnorm_key", options.unnorm_key), options.suite)
     assets = {name: (folder / name).read_bytes() for name in ASSETS if (folder / name).is_file()}
     extra_files, extra = _extra_parts(folder, assets)
     if ours:
-        config = OpenVLAConfig.from_dict(ours["config"])
+        config = saved_config(OpenVLAConfig.from_dict(ours["config"]), options, folder, key)
         statistics = action_statistics(stats, CheckpointOptions(libero_gripper=ours["libero_gripper"]), key)
     else:
-        preprocessor = json.loads(assets.get("preprocessor_config.json", b"{}"))
+        preprocessor = _json(folder / PREPROCESSOR) if PREPROCESSOR in assets else {}
         shown = record | {name: preprocessor.get(name) for name in ("means", "stds")}
         config = original_config(shown, stats, key, extra, options)
         statistics = action_statistics(stats, options, key)
@@ -176,7 +191,10 @@ def write(
 
     write_shards(folder, sizes, tensor, shard_bytes)
     for part, file in original.extra_files.items():
-        torch.save({f"module.{name}": value.cpu() for name, value in _below(state, part).items()}, folder / file)
+        # Into memory first: of a full disk torch says nothing but that a write failed.
+        buffer = io.BytesIO()
+        torch.save({f"module.{name}": value.cpu() for name, value in _below(state, part).items()}, buffer)
+        (folder / file).write_bytes(buffer.getbuffer())
     heads = {f"value_head.{name}": value.cpu().contiguous() for name, value in _below(state, "value_head").items()}
     save_file(heads, str(folder / HEADS), metadata={"format": "pt"})
     # Last, as a folder without it is no policy.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vla_rl.policies.base import ActionEvaluation, Generators, PolicyError
 from vla_rl.policies.digest import digest
+from vla_rl.policies.locate import check_files
 from vla_rl.policies.openvla import checkpoint, original_format
 from vla_rl.policies.openvla.action_tokens import NUM_ACTION_TOKENS, ActionStatistics, ActionTokenizer
 from vla_rl.policies.openvla.blocks import compile_blocks, recompute_blocks
@@ -358,14 +359,17 @@ class OpenVLAPolicy:
         device: torch.device | str = "cpu",
         options: CheckpointOptions | None = None,
         dtype: torch.dtype | None = None,
+        verify: bool = True,
     ) -> OpenVLAPolicy:
         """What `save` wrote, or an original checkpoint, in evaluation mode; see `vla_rl.policies.load_policy`."""
-        folder = checkpoint.find(Path(path))
+        folder, options = checkpoint.find(Path(path)), options or CheckpointOptions()
+        if verify:
+            check_files(folder)
         if original_format.is_original(folder):
-            found = original_format.read(folder, options or CheckpointOptions(), device, dtype)
+            found = original_format.read(folder, options, device, dtype)
             parts = found.config, found.prompts, found.statistics, found.model, found.version
             return OpenVLAPolicy(*parts, original=found.original).eval()
-        policy = OpenVLAPolicy(*checkpoint.read(folder)).to(device).eval()
+        policy = OpenVLAPolicy(*checkpoint.read(folder, options)).to(device).eval()
         if dtype is not None:
             policy.model.to(dtype)
         return policy
