@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -19,21 +20,30 @@ class RobotLog:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         size = os.fstat(self._descriptor).st_size
-        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            os.write(self._descriptor, b"\n")
+        self._cut = bool(size) and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
     def write(self, record: Mapping[str, Any], durable: bool = False) -> None:
-        """One record; `durable`: only return once it is on the disk. Numbers that are not finite become null."""
+        """One record; `durable`: only return once it is on the disk. Numbers that are not finite become null.
+
+        Raises `OSError` where the disk does not take it; the next record then begins a line of its own.
+        """
         line = json.dumps(_finite(record), separators=(",", ":"), allow_nan=False)
-        os.write(self._descriptor, line.encode() + b"\n")
+        data = (b"\n" if self._cut else b"") + line.encode() + b"\n"
+        written = os.write(self._descriptor, data)
+        self._cut = written < len(data)
+        if self._cut:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
+        """Raises `OSError` where the disk has not taken everything; the file is closed all the same."""
         if self._descriptor >= 0:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            try:
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
     def __enter__(self) -> RobotLog:
         return self

@@ -20,6 +20,7 @@ from vla_rl.driving.scan import scan_problem
 from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.arbiter import Arbiter, Decision, Proposal, Situation, Source
 from vla_rl.robot.endings import Ending
+from vla_rl.robot.poses import PoseHistory
 from vla_rl.robot.record import RobotLog
 from vla_rl.robot.schedule import DecisionSchedule
 from vla_rl.robot.supervision import SupervisionSettings
@@ -67,6 +68,7 @@ class WheeledCore:
         self._safety = SafetyLayer(settings, 1)
         timeout = settings.safety.input_timeout
         self._scan, self._odometry = Watchdog("scan", timeout), Watchdog("odometry", timeout)
+        self._poses = PoseHistory(2 * timeout)
         self._teleop = Watchdog("operator's message", self.supervision.teleop_timeout)
         self._button = Watchdog("e-stop heartbeat", self.supervision.estop_timeout or np.inf)
         self._pressed: str | None = None
@@ -94,6 +96,7 @@ class WheeledCore:
                 problem = problem or f"the scan has {ranges.size} beams, not {self.settings.scanner.beams}"
             if problem is None:
                 self.builder.scan(ranges[None], _ROW)
+                self.builder.scan_poses[0] = self._poses.at(self._clock() if measured is None else measured)
                 problem = scan_problem(self.settings, self.builder.scans, 0)
                 self._schedule.scan(self._clock())
             self._feed(self._scan, measured, problem)
@@ -111,6 +114,7 @@ class WheeledCore:
                 problem = problem or "the odometry is not finite"
             if problem is None:
                 self.builder.poses[0], self.builder.velocities[0] = pose, velocity
+                self._poses.add(self._clock() if measured is None else measured, pose)
             self._feed(self._odometry, measured, problem)
 
     def on_path(self, points: Float64[np.ndarray, "M 2"]) -> None:
@@ -136,13 +140,15 @@ class WheeledCore:
             self._human, self._human_proposal = holds, Proposal(np.array(command, np.float64), at)
 
     def on_estop(self, pressed: bool, measured: float | None = None) -> None:
-        """The e-stop's message or heartbeat."""
+        """The e-stop's message or heartbeat. A press is latched at once: it may be over before the next tick."""
         with self._lock:
             pressed_before = self._pressed
             self._feed(self._button, measured, None)
             self._pressed = "the e-stop is pressed" if pressed else None
             if pressed and not pressed_before:
                 self._event("input", self._clock(), input="e-stop", problem=self._pressed)
+            if self._pressed is not None:
+                self.estop(self._pressed)
 
     def on_outside(self, name: str, problem: str | None) -> None:
         """What else must stop the robot while it lasts, such as a second publisher on its command topic; None: it is over."""
@@ -185,7 +191,9 @@ class WheeledCore:
             self.arbiter.decide(self._situation(now))
             self.arbiter.start()
             # Bumpless: limits act from the motion that the robot has, not from one that it was once told.
-            self.builder.commands[0] = self.builder.velocities[0] if self._moves() else 0.0
+            limits = self.settings.limits
+            low, high = (-limits.reverse, -limits.turn), (limits.speed, limits.turn)
+            self.builder.commands[0] = np.clip(self.builder.velocities[0], low, high)
             self._began, self.ending, self._fault_since = now, None, None
             self._schedule.restart()
             self._proposal = None
@@ -259,11 +267,6 @@ class WheeledCore:
         problems = [problem for dog in needed if (problem := dog.problem(now)) is not None]
         return [*problems, *self._outside.values()]
 
-    def _moves(self) -> bool:
-        limits = self.settings.limits
-        v, w = self.builder.velocities[0]
-        return bool(-limits.reverse <= v <= limits.speed and abs(w) <= limits.turn)
-
     def _estop_cause(self, now: float) -> str | None:
         if self._pressed is not None:
             return self._pressed
@@ -310,15 +313,21 @@ class WheeledCore:
             self._event("end", now, ending=str(ending))
 
     def _event(self, name: str, now: float, **details: Any) -> None:
-        if self._log is not None:
-            self._log.write({"event": name, "time": now, **details}, durable=True)
+        self._record({"event": name, "time": now, **details}, durable=True)
+
+    def _record(self, record: Mapping[str, Any], durable: bool = False) -> None:
+        """A log that cannot be written stops the robot, but must not keep the command that does so from going out."""
+        try:
+            if self._log is not None:
+                self._log.write(record, durable)
+            self._outside.pop("log", None)
+        except OSError as error:
+            self._outside["log"] = f"the log cannot be written: {error.strerror}"
 
     def _write(self, made: Tick, now: float) -> None:
-        if self._log is None:
-            return
         self._number += 1
         wanted = made.decision.wanted
-        record: Mapping[str, Any] = {
+        record = {
             "tick": self._number,
             "time": now,
             "source": str(made.decision.source),
@@ -333,7 +342,7 @@ class WheeledCore:
             "policy_seconds": self._policy_seconds,
             "latency": made.latency,
         }
-        self._log.write(record)
+        self._record(record)
 
 
 def warm_up(settings: RobotSettings, act: Act | None) -> None:

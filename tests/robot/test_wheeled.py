@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +179,61 @@ def test_the_estop_heartbeat() -> None:
     rig.core.on_estop(False)
     rig.core.clear_estop()
     assert rig.core.tick().decision.reason == "not started"
+
+
+def test_a_press_of_the_estop_shorter_than_a_tick_is_latched(rig: Rig) -> None:
+    rig.core.on_estop(True)
+    rig.core.on_estop(False)
+    made = rig.tick()
+    assert made.decision.source == Source.ESTOP and made.ending == Ending.ESTOP
+    assert rig.tick(100).decision.reason == "the e-stop is pressed"
+    rig.core.clear_estop()
+    assert rig.tick().decision.reason == "not started"
+
+
+@pytest.mark.parametrize("measured", [(0.405, 0.1), (0.4, 1.1), (-0.12, 0.0)])
+def test_a_start_while_moving_begins_at_the_measured_motion(rig: Rig, measured: tuple[float, float]) -> None:
+    """Noise takes the measurement over a limit (0.4 m/s forward, 0.1 m/s backward, pi / 3 rad/s): it counts as the limit."""
+    rig.core.on_odometry((0.0, 0.0, 0.0), measured, rig.now)
+    rig.core.start()
+    assert rig.core.builder.commands[0] == pytest.approx(np.clip(measured, [-0.1, -math.pi / 3], [0.4, math.pi / 3]))
+
+
+def test_a_scan_is_placed_where_the_robot_was_when_it_was_measured() -> None:
+    """Forward at 1 m/s and 50 Hz: the scan of 0.14 s ago belongs 0.14 m behind the newest pose, and -0.14 rad beside it."""
+    rig = Rig()
+    for tick in range(20):
+        rig.now += PERIOD
+        rig.core.on_odometry((0.02 * tick, 0.0, 0.02 * tick), (0.4, 0.0), rig.now)
+    rig.core.on_scan(FREE, rig.now - 0.14)
+    assert rig.core.builder.scan_poses[0] == pytest.approx([0.38 - 0.14, 0.0, 0.38 - 0.14])
+    rig.core.on_scan(FREE, rig.now)
+    assert rig.core.builder.scan_poses[0] == pytest.approx([0.38, 0.0, 0.38])
+
+
+class Disk(RobotLog):
+    full = False
+
+    def write(self, record: Mapping[str, Any], durable: bool = False) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write(record, durable)
+
+
+def test_a_log_that_cannot_be_written_is_a_fault_and_no_end(tmp_path: Path) -> None:
+    with Disk(tmp_path / "robot.jsonl") as log:
+        rig = Rig(log).drive()
+        log.full = True
+        # 0.4 m/s at 2.5 m/s^2 and 50 Hz, 0.05 m/s a tick: the tick that meets the full disk, then eight to zero.
+        assert [round(float(rig.tick().command[0]), 9) for _ in range(9)] == [0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0]
+        assert rig.tick().decision.reason == "the log cannot be written: No space left on device"
+        rig.core.stop()
+        with pytest.raises(RuntimeError, match="cannot start: the log cannot be written"):
+            rig.core.start()
+        rig.core.estop()
+        log.full = False
+        rig.core.clear_estop()
+        assert rig.tick(30).decision.reason == "not started", "there is room again"
 
 
 def test_the_time_limit() -> None:
