@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, model_validator
 
 from vla_rl.config import ConfigError, Count, Fraction, Positive, Rate, Section
 from vla_rl.config_files import validated
@@ -21,6 +21,12 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
 
 Span = Annotated[tuple[float, float], AfterValidator(_ordered)]
 """Lower and upper end of a uniform distribution, drawn once an episode."""
+NotNegativeSpan = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_ordered)]
+PositiveSpan = Annotated[tuple[Rate, Rate], AfterValidator(_ordered)]
+ShareSpan = Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)]
+_RelativeError = Annotated[float, Field(gt=-1, allow_inf_nan=False)]
+ErrorSpan = Annotated[tuple[_RelativeError, _RelativeError], AfterValidator(_ordered)]
+"""Of relative errors, which leave something of what they are errors of."""
 CountSpan = Annotated[tuple[Count, Count], AfterValidator(_ordered)]
 
 
@@ -29,46 +35,46 @@ class PlantSettings(Section):
 
     track: Rate = 0.3
     """Distance between the wheels that the motor controller assumes, m."""
-    track_error: Span = (-0.05, 0.05)
+    track_error: ErrorSpan = (-0.05, 0.05)
     """Relative error of that distance."""
-    wheel_error: Span = (-0.01, 0.01)
+    wheel_error: ErrorSpan = (-0.01, 0.01)
     """Relative error of each wheel's radius."""
-    delay: Span = (0.0, 0.1)
+    delay: NotNegativeSpan = (0.0, 0.1)
     """From a command to the motors' reaction, s."""
-    lag: Span = (0.03, 0.12)
+    lag: PositiveSpan = (0.03, 0.12)
     """Time constant of the motors, s."""
-    wheel_acceleration: Span = (2.5, 4.0)
+    wheel_acceleration: PositiveSpan = (2.5, 4.0)
     """What the motors reach, m/s^2 at the rim."""
-    slip: Span = (0.0, 0.05)
+    slip: ShareSpan = (0.0, 0.05)
     """Mean share of a wheel's way that is lost to slip."""
-    slip_variation: Span = (0.0, 0.03)
+    slip_variation: NotNegativeSpan = (0.0, 0.03)
     """Standard deviation of that share, which changes within about half a second."""
     skid: Span = (0.0, 0.05)
     """Sideways speed per forward speed and turning speed, outward, s."""
-    encoder_noise: Span = (0.0, 0.02)
+    encoder_noise: NotNegativeSpan = (0.0, 0.02)
     """Relative standard deviation of the measured forward speed."""
-    gyro_noise: Span = (0.0, 0.02)
+    gyro_noise: NotNegativeSpan = (0.0, 0.02)
     """Standard deviation of the measured turning speed, rad/s."""
     gyro_bias: Span = (-0.01, 0.01)
     """Its constant error, rad/s."""
     fix_period: NotNegative = 1.0
     """Between two corrections of the estimated pose by a map, s; 0: odometry alone, whose drift nothing bounds."""
-    fix_noise: Span = (0.0, 0.02)
+    fix_noise: NotNegativeSpan = (0.0, 0.02)
     """Standard deviation of such a correction along x and y, m; half as many rad in yaw."""
-    scan_noise: Span = (0.005, 0.02)
+    scan_noise: NotNegativeSpan = (0.005, 0.02)
     """Standard deviation of a range, m."""
-    scan_noise_relative: Span = (0.0, 0.01)
+    scan_noise_relative: NotNegativeSpan = (0.0, 0.01)
     """The part of it that grows with the range."""
-    scan_dropout: Span = (0.0, 0.03)
+    scan_dropout: ShareSpan = (0.0, 0.03)
     """Share of beams that read NaN, 0 or +inf instead of their range, each as likely."""
 
 
 class SceneSettings(Section):
     """Paths and obstacles."""
 
-    path_length: Span = (4.0, 6.0)
+    path_length: PositiveSpan = (4.0, 6.0)
     """m; of a goal task, the distance from start to goal."""
-    wavelength: Span = (2.5, 5.0)
+    wavelength: PositiveSpan = (2.5, 5.0)
     """Of the bends of a path, m."""
     bend: Span = (0.2, 0.8)
     """How far the heading swings to either side of the mean, rad."""
@@ -80,21 +86,21 @@ class SceneSettings(Section):
     """Obstacles that stand on or near the path."""
     moving: CountSpan = (0, 2)
     """Obstacles that walk to and fro across the path."""
-    obstacle_radius: Span = (0.08, 0.18)
+    obstacle_radius: PositiveSpan = (0.08, 0.18)
     """m."""
     obstacle_offset: NotNegative = 0.25
     """Largest distance of a standing obstacle's centre from the path, m."""
     obstacle_spacing: Rate = 1.0
     """Least distance between two standing obstacles, and to both ends of the path, m."""
-    obstacle_speed: Span = (0.08, 0.25)
+    obstacle_speed: NotNegativeSpan = (0.08, 0.25)
     """Of those that move, m/s."""
-    walk: Span = (1.2, 2.0)
+    walk: NotNegativeSpan = (1.2, 2.0)
     """How far they walk before they turn back, m."""
     yield_distance: NotNegative = 0.15
     """An obstacle stops while the robot is ahead of it and nearer than this, m; 0: it walks into a robot that stands."""
     boxes: CountSpan = (0, 3)
     """Boxes beside the path: what the scanner sees behind the obstacles."""
-    box_side: Span = (0.3, 1.0)
+    box_side: PositiveSpan = (0.3, 1.0)
     """m."""
     corridor: Rate = 0.8
     """Least distance of a box from the path, m; of a goal task, the widest gap that is always left around an obstacle."""
@@ -142,6 +148,17 @@ class WheeledSettings(Section):
     """A larger cross-track error ends an episode as a failure, m; not asked of a goal task."""
     randomisation: Fraction = 1.0
     """Every span of `plant` is shrunk to this share of itself around its middle; 0: the same plant in each episode."""
+
+    @model_validator(mode="after")
+    def _check(self) -> WheeledSettings:
+        view, (shortest, longest) = self.robot.view, self.scene.path_length
+        most = (view.path_points - 1) * view.path_spacing
+        if shortest < view.path_spacing or longest >= most:
+            raise ValueError(
+                f"scene.path_length is [{shortest}, {longest}] m, but a path needs at least {view.path_spacing} m and less than "
+                f"{most:.2f} m; change robot.view.path_points or robot.view.path_spacing for others"
+            )
+        return self
 
     @property
     def max_steps(self) -> Positive:

@@ -60,6 +60,15 @@ def test_runs_of_invalid_beams_go_around_the_back() -> None:
     assert read([math.nan] * 8).gap[0] == 8
 
 
+@pytest.mark.parametrize("increment", [2 * math.pi / 360, 0.01745])
+def test_a_full_turn_may_be_rounded(increment: float) -> None:
+    """A driver says 0.01745 rad for 1 degree: 0.0012 rad short of a turn. 33 blind beams on either side of the seam are one gap
+    of 66 degrees, and the settings allow 34."""
+    settings = RobotSettings(scanner=ScannerLayout(beams=360, angle_min=-math.pi, angle_increment=increment))
+    scan = read([math.nan] * 33 + [FAR] * 294 + [math.nan] * 33, settings)
+    assert scan_problem(settings, scan, 0) == "the scan is blind over 66 degrees"
+
+
 def test_a_blind_scan_is_a_problem() -> None:
     assert scan_problem(ROUND, read([1.0] * 8), 0) is None
     assert scan_problem(ROUND, read([1.0, math.nan] * 4), 0) == "4 of 8 beams of the scan are invalid"

@@ -34,10 +34,7 @@ class Paths:
 
     def set(self, row: int, points: Float64[np.ndarray, "M 2"]) -> None:
         """Follow another path from its beginning. Raises `ValueError` for what is no path, or too long a one."""
-        sampled, length = resample(points, self.spacing)
-        if len(sampled) > self.points.shape[1]:
-            limit = self.points.shape[1] * self.spacing
-            raise ValueError(f"the path is {length:.0f} m long; at most {limit:.0f} m can be followed")
+        sampled, length = resample(points, self.spacing, self.points.shape[1])
         self.points[row, : len(sampled)] = sampled
         self.spacings[row] = length / (len(sampled) - 1)
         self.counts[row] = len(sampled)
@@ -58,20 +55,30 @@ class Paths:
         _ahead(self.points, self.counts, self.spacings, self.errors, poses, distances, rows, out)
 
 
-def resample(points: Float64[np.ndarray, "M 2"], spacing: float) -> tuple[Float64[np.ndarray, "m 2"], float]:
-    """Points at equal arc lengths, about `spacing` m apart, along a polyline from its first point to its last; its length, m.
+def resample(points: Float64[np.ndarray, "M 2"], spacing: float, capacity: int) -> tuple[Float64[np.ndarray, "m 2"], float]:
+    """Points at equal arc lengths, about `spacing` m apart, along a polyline from its first point to its last; their length, m.
 
-    Raises `ValueError` unless there are two or more finite points with some way between them.
+    Raises `ValueError` unless there are two or more finite points with some way between them, for which `capacity` points are
+    enough.
     """
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not np.isfinite(points).all():
         raise ValueError(f"a path needs two or more finite points (x, y), not an array of shape {list(points.shape)}")
-    arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+    with np.errstate(over="ignore"):
+        arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     length = float(arc[-1])
     if length < spacing:
         raise ValueError(f"the path is {length:.3f} m long; the shortest that can be followed has {spacing} m")
-    stations = np.linspace(0.0, length, round(length / spacing) + 1)
-    return np.stack([np.interp(stations, arc, points[:, axis]) for axis in range(2)], axis=1), length
+    if length / spacing >= capacity - 0.5:
+        raise ValueError(f"the path is {length:.0f} m long; at most {capacity * spacing:.0f} m can be followed")
+    gaps = round(length / spacing)
+    stations = np.linspace(0.0, length, gaps + 1)
+    sampled = np.stack([np.interp(stations, arc, points[:, axis]) for axis in range(2)], axis=1)
+    # Where a path turns back on itself, a point can be the one before it again: between them there is no direction.
+    sampled = sampled[np.append(True, np.hypot(*np.diff(sampled, axis=0).T) > 1e-6 * spacing)]
+    if len(sampled) < 2:
+        raise ValueError(f"the path is {length:.3f} m long and ends where it begins; that is too short to be followed")
+    return sampled, length * ((len(sampled) - 1) / gaps)
 
 
 @compiled

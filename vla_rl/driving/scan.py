@@ -60,7 +60,7 @@ def read_scan(layout: ScannerLayout, ranges: Float32[np.ndarray, "B K"], rows: I
         raise ValueError(
             f"a scan of {ranges.shape[1]} beams, but the layout has {layout.beams}; give the node the scanner it has"
         )
-    around = abs(layout.field_of_view - 2 * math.pi) < 1e-6
+    around = abs(layout.field_of_view - 2 * math.pi) < 0.5 * layout.angle_increment
     numbers = (layout.angle_min, layout.angle_increment, layout.range_min, layout.range_max, layout.x, layout.y, layout.yaw)
     _read(numbers, around, ranges, rows, scan.points, scan.sectors, scan.invalid, scan.gap)
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from vla_rl.config import Count, Fraction, Positive, Rate, Section
 
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class DriveLimits(Section):
