@@ -51,6 +51,9 @@ def load_config_text(text: str, _: Path) -> Config:
         (["rl.iterations"], "section.key=value"),
         (["rl.iterations=4", "rl.iterations.more=3"], "iterations"),
         (["rl.lam=[1,"], "not valid YAML"),
+        (["run.name=2026-02-30"], "not valid YAML; put a text in quotes"),
+        (["rl.learning_rate=.inf"], "rl.learning_rate"),
+        (["rl.max_grad_norm=.nan"], "rl.max_grad_norm"),
         (["rl=3"], "rl"),
     ],
 )
@@ -66,6 +69,7 @@ def test_a_wrong_key_or_value_ends_in_one_line_that_names_it(overrides: list[str
         (["algorithm.nam=sac"], "did you mean 'name'"),
         (["algorithm.name=ddpg"], "'dsac_t'"),
         (["algorithm.name=sac", "rl.iterations=3"], "known here: run, sim, algorithm, off_policy, evaluation"),
+        (["algorithm.name=sac", "algorithm.target_entropy=.nan"], "algorithm.target_entropy"),
         (["algorithm.name=sac", "sim.num_envs=3"], "multiple of sim.num_envs"),
         (["algorithm.name=sac", "off_policy.env_steps=1500"], "multiple of off_policy.round_steps"),
         (["sim.id=Hopper-v5"], "unknown key 'sim.id'"),
@@ -77,13 +81,20 @@ def test_a_wrong_off_policy_setting_ends_in_one_line_that_names_it(overrides: li
     assert message in str(caught.value)
 
 
+def test_a_bound_may_be_none_and_a_whole_number_stays_one() -> None:
+    config = load_experiment(None, ["rl.max_grad_norm=.inf", "objective.clip_high=.inf", "objective.clip_low=.inf"])
+    assert isinstance(config, Config) and config.rl.max_grad_norm == config.objective.clip_high == float("inf")
+    options = load_experiment(None, ["algorithm.name=sac", "sim.options.max_episode_steps=300"])
+    assert isinstance(options, ControlConfig) and type(options.sim.options["max_episode_steps"]) is int
+
+
 def test_a_section_algorithm_makes_an_experiment_off_policy() -> None:
     config = load_experiment(None, ["algorithm.name=sac", "sim.id=Hopper-v5", "off_policy.updates_per_step=0.5"])
     assert isinstance(config, ControlConfig) and (config.algorithm.name, config.sim.id) == ("sac", "Hopper-v5")
     assert isinstance(load_experiment(None, ["sim.num_envs=3"]), Config)
 
 
-@pytest.mark.parametrize("text", ["- a\n", "a: [", "rl:\n  gama: 1\n", "\x00"])
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "rl:\n  gama: 1\n", "\x00", "run: {name: 2026-02-30}"])
 def test_a_malformed_file_ends_in_one_line_that_names_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)

@@ -29,6 +29,13 @@ def test_a_run_continues_under_the_same_configuration_only(tmp_path: Path) -> No
         Run(config(tmp_path, "run.resume=never"))
 
 
+def test_a_part_without_settings_is_another_objective(tmp_path: Path) -> None:
+    with Run(config(tmp_path, "objective.regularisers.entropy={}")) as run:
+        (run.checkpoints("sft") / "step_000001").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"other values of objective\.regularisers"):
+        Run(config(tmp_path))
+
+
 def test_a_run_that_stopped_stays_so_under_the_same_configuration(tmp_path: Path) -> None:
     with Run(config(tmp_path)) as run:
         assert not run.stopped

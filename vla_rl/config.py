@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bound = Annotated[float, Field(gt=0)]
+"""May be `.inf`: no bound."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -175,7 +177,7 @@ class SftConfig(Section):
     """Steps until the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's decoupled decay."""
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: Bound = 1.0
     """Gradients are scaled down to this norm."""
     log_every: Positive = 20
     """Steps between two metric records."""
@@ -211,7 +213,7 @@ class RlConfig(Section):
     """Of the policy."""
     learning_rate_warmup: Count = 20
     """Optimiser steps until the policy's learning rate is reached; Adam's first steps are its largest otherwise."""
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: Bound = 1.0
     """Gradients are scaled down to this norm."""
     target_kl: Rate | None = None
     """Stop a round's updates when the approximate KL divergence an action from the rollout policy exceeds this, nat."""
@@ -221,7 +223,7 @@ class RlConfig(Section):
     """GAE's lambda, of the advantage `critic`."""
     value_learning_rate: Rate = 5e-4
     """Of the value head, where the objective has a critic; so are the keys below."""
-    value_clip: Rate = 0.2
+    value_clip: Bound = 0.2
     """How far a value may move from the one at rollout before its loss is clipped."""
     warmup_iterations: Count = 5
     """At most this many rounds train the value head alone."""
@@ -233,7 +235,7 @@ class RlConfig(Section):
     """Iterations between two checkpoints."""
 
 
-Setting = bool | float | str
+Setting = bool | int | float | str
 Chosen = dict[str, float | dict[str, Setting]]
 """Parts by name: a coefficient, or `{coefficient: 0.1, ANOTHER_SETTING: 2}`; the coefficient 0 removes a part."""
 
@@ -249,9 +251,9 @@ class ObjectiveConfig(Section):
     """What has a ratio and a clip: a token, an action (product of its tokens), or a trajectory (geometric mean, GSPO)."""
     average: Literal["all", "trajectories"] | None = None
     """all: every executed token counts the same; trajectories: the mean within each trajectory, then over trajectories."""
-    clip_low: Rate | None = None
+    clip_low: Bound | None = None
     """The ratio is clipped below at 1 - clip_low; .inf: never."""
-    clip_high: Rate | None = None
+    clip_high: Bound | None = None
     """The ratio is clipped above at 1 + clip_high; .inf: never."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bounds the loss of a negative advantage at this many times its size (usual: 3); by default not at all."""

@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"there is no configuration file {path}; the shipped ones are in configs/") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if record is None:
         return {}
@@ -71,8 +71,8 @@ def apply_override(record: dict[str, Any], override: str) -> None:
         raise ConfigError(f"cannot read the override {override!r}; write section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"the value of the override {override!r} is not valid YAML") from None
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
+        raise ConfigError(f"the value of the override {override!r} is not valid YAML; put a text in quotes") from None
     if isinstance(value, str) and value == text.strip():  # not where it is in quotes
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4, which has no dot, as a string
             value = float(value)

@@ -49,7 +49,7 @@ class AlgorithmConfig(Section):
     """Adam's, of log alpha."""
     initial_temperature: Rate = 2.718281828459045
     """alpha before training; its logarithm is 1 by default."""
-    target_entropy: float | None = None
+    target_entropy: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """nat, that the temperature steers to; null: minus the number of action dimensions."""
 
 

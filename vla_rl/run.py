@@ -205,7 +205,8 @@ def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections -> values by dotted key."""
     flat = {}
     for key, value in record.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+        # An empty section is a value: the part of an objective that has no settings, for one.
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value})
     return flat
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from small_policy import small_policy
 
+from vla_rl.algorithms.mini_batch import TrainingError
 from vla_rl.algorithms.sft import SftLearner, learning_rate_at
 from vla_rl.config import SftConfig
 from vla_rl.types import Observation
@@ -31,6 +32,20 @@ def test_actions_beyond_the_end_of_a_demonstration_teach_nothing() -> None:
         SftLearner(policy, SftConfig()).update(0, observation, labels, mask, torch.Generator().manual_seed(0))
         weights.append(policy.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt() -> None:
+    rng = np.random.default_rng(0)
+    observation = Observation({"front": np.zeros((2, 16, 16, 3), np.uint8)}, np.full((2, 3), 1e30, np.float32), ["go"] * 2)
+    policy = small_policy()
+    weight = policy.model.language_model.lm_head.weight
+    with torch.no_grad():
+        weight[0, 0] = torch.inf
+    before = weight.detach().clone()
+    with pytest.raises(TrainingError, match="supervised step 7 is .*; lower sft.learning_rate"):
+        actions, mask = rng.uniform(-1, 1, (2, 2, 2)).astype(np.float32), np.ones((2, 2), bool)
+        SftLearner(policy, SftConfig()).update(7, observation, actions, mask, torch.Generator().manual_seed(0))
+    assert torch.equal(weight, before)
 
 
 def test_cloning_learns_what_the_picture_shows_and_exact_zeros() -> None:

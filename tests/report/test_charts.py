@@ -72,6 +72,8 @@ def test_thinning_keeps_the_ends_and_every_peak() -> None:
         (1.5e-5, "1.5e-5"),
         (3e7, "3e7"),
         (None, "none"),
+        (float("nan"), "not finite"),
+        (float("-inf"), "not finite"),
     ],
 )
 def test_values_are_written_briefly(value: float | None, text: str) -> None:

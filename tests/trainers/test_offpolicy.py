@@ -261,6 +261,23 @@ def test_the_best_policy_is_kept_and_chosen_by_other_episodes_than_it_is_judged_
     assert judged["return"] == records["final" if best == 600 else "best"]["return"]
 
 
+def test_a_longer_run_is_judged_anew(tmp_path: Path) -> None:
+    plan = ("off_policy.round_steps=200", "off_policy.random_steps=200", "evaluation.every=0")
+    path = tmp_path / "a" / "evaluation" / "final.json"
+    written = []
+    for steps, episodes in ((400, 2), (400, 2), (600, 2), (600, 3)):
+        control.train(config_of(tmp_path, "a", *SMALL, *plan, f"off_policy.env_steps={steps}", f"evaluation.episodes={episodes}"))
+        record = json.loads(path.read_text())
+        assert (record["step"], record["return"]["episodes"]) == (steps, episodes)
+        written.append(path.stat().st_mtime_ns)
+    assert written[0] == written[1] < written[2] < written[3], "made again where something changed, and only there"
+
+
+def test_a_share_of_greedy_environments_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"greedy_share=0\.4 of sim\.num_envs=1 is no environment"):
+        control.train(config_of(tmp_path, "a", *SMALL, "sim.num_envs=1", "off_policy.greedy_share=0.4"))
+
+
 def with_best(config: ControlConfig) -> ControlConfig:
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"policy": "best"})})
 

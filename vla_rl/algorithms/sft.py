@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 
+from vla_rl.algorithms.mini_batch import TrainingError
 from vla_rl.algorithms.objectives import token_cross_entropy
 from vla_rl.config import SftConfig
 from vla_rl.policies.openvla import OpenVLAPolicy
@@ -58,6 +59,11 @@ class SftLearner:
         targets = policy.token_classes(chosen)
         tokens = torch.from_numpy(mask).to(policy.device).repeat_interleave(policy.action_dim, dim=1)
         loss, stats = token_cross_entropy(logits, targets, tokens, tokens.sum().clamp(min=1))
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss of supervised step {step} is {loss.item()}; lower sft.learning_rate, or look at the demonstrations' "
+                "actions; the last checkpoint is intact"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(policy.policy_parameters(), self.config.max_grad_norm)

@@ -140,6 +140,8 @@ def format_value(value: float | None, percent: bool = False) -> str:
     """Four significant digits, or a percentage with three."""
     if value is None:
         return "none"
+    if not math.isfinite(value):
+        return "not finite"
     if percent:
         return format_value(float(f"{100 * value:.3g}")) + "%"
     if value == 0:

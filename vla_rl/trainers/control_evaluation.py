@@ -129,17 +129,19 @@ def evaluate_control(policy: GaussianPolicy, sim: ControlSim, seeds: Sequence[in
 
 
 def evaluate_held_out(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, name: str, step: int, videos: int = 0) -> None:
-    """Evaluate and save `evaluation/NAME.json`, unless it is there; of so many episodes of each outcome also videos."""
+    """Evaluate and save `evaluation/NAME.json`, unless it is there for this step and as many episodes; of so many episodes of
+    each outcome also videos."""
     path = _record_path(run, name)
-    if path.exists():
+    if _is_made(run, name, step):
         return
     config = run.config.evaluation
     record = evaluate_control(learner.actor, sim, evaluation_seeds(config.episodes), name, step)
     if config.bias_episodes:
         record["q"] = q_bias(learner, sim, evaluation_seeds(min(config.bias_episodes, sim.num_envs)))
+    write_json(path, record)
     if videos:
         record_videos(record, sim, learner.actor, run.directory, videos)
-    write_json(path, record)
+        write_json(path, record)
 
 
 def validate(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, step: int) -> None:
@@ -161,8 +163,17 @@ def validate(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, step: int
 def evaluate_best(run: Run[ControlConfig], sim: ControlSim, step: int) -> None:
     """Evaluate the best policy, unless it is that of `step`, on the held-out seeds, too: `evaluation/best.json`."""
     path, found = _record_path(run, BEST), best_policy(run.directory)
-    if found is not None and found[1] != step and not path.exists():
+    if found is not None and found[1] != step and not _is_made(run, BEST, found[1]):
         write_json(path, evaluate_control(found[0], sim, evaluation_seeds(run.config.evaluation.episodes), BEST, found[1]))
+
+
+def _is_made(run: Run[ControlConfig], name: str, step: int) -> bool:
+    """A run can be resumed with more steps, or more episodes to evaluate."""
+    try:
+        record = json.loads(_record_path(run, name).read_text())
+        return bool(record["step"] == step and len(record["episodes"]) == run.config.evaluation.episodes)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _record_path(run: Run[ControlConfig], name: str) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -39,9 +41,10 @@ def evaluate_and_save(
     path = directory / "evaluation" / f"{name}.json"
     if not ranks.leads:
         return path
+    result.save(path)
     if videos:
         record_videos(result, sim, directory, videos)
-    result.save(path)
+        result.save(path)
     Console().print(result.table())
     return path
 
@@ -61,13 +64,15 @@ def _evaluate(
 
 
 def evaluate_held_out(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequence[int], name: str, step: int) -> None:
-    """The larger evaluation before and after training, and pass@k with it where asked for, unless they were made before."""
+    """The larger evaluation before and after training, and pass@k with it where asked for, unless they were made before: of the
+    same step and on the same episodes, as a run can be resumed with more of either."""
     config = run.config.evaluation
     specs = held_out_specs(run.config.task.suite, task_ids, config.episodes)
     _evaluate_once(run, sim, policy, specs, name, step, config.videos)
     path = run.lead / "pass_at_k" / f"{name}.json"
-    if config.samples and run.ranks.first(not path.exists()):
-        states = held_out_specs(run.config.task.suite, task_ids, config.sample_states)
+    states = held_out_specs(run.config.task.suite, task_ids, config.sample_states)
+    wanted = [{"spec": state.to_dict(), "episodes": config.samples} for state in states]
+    if config.samples and run.ranks.first(not _is_made(path, step, "states", wanted)):
         specs = [state for state in states for _ in range(config.samples)]
         result = _evaluate(run.ranks, sim, policy, specs, name, step, config.sample_temperature)
         if run.ranks.leads:
@@ -85,5 +90,16 @@ def evaluate_when_due(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequen
 def _evaluate_once(
     run: Run, sim: VectorSim, policy: Policy, specs: Sequence[EpisodeSpec], name: str, step: int, videos: int = 0
 ) -> None:
-    if run.ranks.first(not (run.lead / "evaluation" / f"{name}.json").exists()):
+    path, wanted = run.lead / "evaluation" / f"{name}.json", [{"spec": spec.to_dict()} for spec in specs]
+    if run.ranks.first(not _is_made(path, step, "episodes", wanted)):
         evaluate_and_save(run.lead, run.config, sim, policy, specs, name, step, videos, run.ranks)
+
+
+def _is_made(path: Path, step: int, key: str, wanted: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the record is that of `step` and its list `key` has the wanted entries."""
+    try:
+        record = json.loads(path.read_text())
+        found = [{part: entry[part] for part in one} for entry, one in zip(record[key], wanted, strict=True)]
+        return bool(record["step"] == step and found == list(wanted))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

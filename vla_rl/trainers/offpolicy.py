@@ -12,6 +12,7 @@ import torch
 
 from vla_rl.algorithms.dsac_t import DsacT
 from vla_rl.checkpoint import latest_checkpoint, load_checkpoint
+from vla_rl.config import ConfigError
 from vla_rl.control_config import ControlConfig, OffPolicyConfig
 from vla_rl.metrics import Stopwatch
 from vla_rl.progress import Progress
@@ -33,6 +34,10 @@ def train_offpolicy(run: Run[ControlConfig], sim: ControlSim, judge: ControlSim,
     done, which are fewer where the run's budget was spent.
     """
     config, seed = run.config.off_policy, run.config.run.seed
+    if config.greedy_share and not round(config.greedy_share * sim.num_envs):
+        raise ConfigError(
+            f"off_policy.greedy_share={config.greedy_share} of sim.num_envs={sim.num_envs} is no environment; raise one of them"
+        )
     learner = DsacT(run.config.algorithm, sim.observation_dim, sim.action_dim, seed, device)
     replay = ReplayBuffer(config.replay_capacity, sim.observation_dim, sim.action_dim)
     state = _restore(run, learner, replay)
@@ -72,7 +77,7 @@ def _round(
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     assert experience.observation is not None
     rows, batch_size = len(experience.observation), learner.config.batch_size
-    greedy_rows = int(config.greedy_share * rows)
+    greedy_rows = round(config.greedy_share * rows)
     for step in range(state["step"], state["step"] + config.round_steps, rows):
         with watch.part("inference"):
             if step < config.random_steps:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -152,7 +153,8 @@ def train(config: Config) -> Path:
 
                 rounds = train_rl(run, sim, policy, task_ids, lambda: ranks.leader_first(chunks))
                 if config.policy.sharded and ranks.size > 1:
-                    policy = load_policy(run.lead, policy.device)
+                    device = policy.device
+                    policy = load_policy(run.lead, device) if rounds else ranks.leader_first(lambda: supervised_start(run))
                 evaluate_held_out(run, sim, policy, task_ids, "final", rounds)
         finally:
             report = write_report(run.directory) if ranks.leads else run.directory
@@ -169,11 +171,19 @@ def evaluate_policy(config: Config, path: Path | None) -> Path:
     with _policy_to_evaluate(config, path) as policy:
         task_ids, evaluation = chosen_tasks(config), config.evaluation
         mode = "greedy" if evaluation.temperature == 0 else f"temperature_{evaluation.temperature:g}"
-        name = f"{config.task.suite}_{'_'.join(map(str, task_ids))}_{mode}_{evaluation.episodes}_version_{policy.version}"
+        name = f"{config.task.suite}_{_name_of(task_ids)}_{mode}_{evaluation.episodes}_version_{policy.version}"
         directory = config.run.root / config.run.name
         with closing(open_sim(config)) as sim:
             specs = held_out_specs(config.task.suite, task_ids, evaluation.episodes)
             return evaluate_and_save(directory, config, sim, policy, specs, name, policy.version, evaluation.videos)
+
+
+def _name_of(task_ids: Sequence[int]) -> str:
+    """0_3_7, or 0-89 of a row, which keeps within what a file may be called."""
+    if len(task_ids) > 2 and list(task_ids) == list(range(task_ids[0], task_ids[0] + len(task_ids))):
+        return f"{task_ids[0]}-{task_ids[-1]}"
+    name = "_".join(map(str, task_ids))
+    return name if len(name) <= 100 else f"{len(task_ids)}_tasks_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def train_rl(
             gathered = _gather(run, sim, partial(curriculum.draw, rng=rng), rollouts, state["waiting"])
             if not gathered.groups:
                 _stop(run, policy, learner, state, gathered.why_none())
-                break
+                continue
             with clock.stopwatch.part("learning"):
                 if objective.reference_reset_every and state["iteration"] % objective.reference_reset_every == 0:
                     learner.reset_reference()
