@@ -29,11 +29,17 @@ from vla_rl.robot.messages import (
     read_twist_message,
     stamp_of,
 )  # fmt: skip
+from vla_rl.robot.poses import PoseHistory
 from vla_rl.robot.watchdog import Watchdog
 from vla_rl.robot.wheeled import Act
 
 TOPICS = {"scan": "/scan", "odom": "/odom", "path": "/path", "cmd_vel": "/cmd_vel"}
 """Inputs and the topics that they are recorded under by default."""
+KINDS = {
+    "scan": ("sensor_msgs/msg/LaserScan",), "odom": ("nav_msgs/msg/Odometry",), "path": ("nav_msgs/msg/Path",),
+    "cmd_vel": ("geometry_msgs/msg/TwistStamped", "geometry_msgs/msg/Twist"),
+}  # fmt: skip
+"""Message types that each may have."""
 SPEED_TOLERANCE, TURN_TOLERANCE = 0.05, 0.15
 """Commands that are nearer than this agree, m/s and rad/s."""
 SAME_INSTANT = 1e-5
@@ -73,6 +79,7 @@ class Shadow:
         self._safety = SafetyLayer(settings, 1)
         timeout = settings.safety.input_timeout
         self._scan, self._odometry = Watchdog("scan", timeout), Watchdog("odometry", timeout)
+        self._poses = PoseHistory(2 * timeout)
         self._open: dict[str, Any] | None = None
         self._has_path = False
         self._count = 0
@@ -106,13 +113,17 @@ class Shadow:
         self.advance(now)
         if problem is None:
             self.builder.scan(ranges[None], _ROW)
+            self.builder.scan_poses[0] = self._poses.at(measured)
             problem = scan_problem(self.settings, self.builder.scans, 0)
         self._scan.feed(measured, now, problem)
 
     def on_odometry(self, pose: Any, velocity: Any, measured: float, now: float, problem: str | None) -> None:
         self.advance(now)
+        if not (np.isfinite(pose).all() and np.isfinite(velocity).all()):
+            problem = problem or "the odometry is not finite"
         if problem is None:
             self.builder.poses[0], self.builder.velocities[0] = pose, velocity
+            self._poses.add(measured, pose)
         self._odometry.feed(measured, now, problem)
 
     def on_command(self, command: tuple[float, float], now: float) -> None:
@@ -232,6 +243,14 @@ def feed_bag(bag: Path, topics: dict[str, str], shadow: Shadow, on_refused: Call
             if missing := sorted(set(inputs) - recorded):
                 found = ", ".join(sorted(recorded)) or "nothing"
                 raise ExportError(f"{bag} has no {', '.join(missing)}, but {found}; name its topics with --topic INPUT=TOPIC")
+            for connection in chosen:
+                name = inputs[connection.topic]
+                if connection.msgtype not in KINDS[name]:
+                    wanted = " or ".join(KINDS[name])
+                    raise ExportError(
+                        f"{connection.topic} in {bag} is {connection.msgtype}, but {name} must be {wanted}; name another topic "
+                        f"with --topic {name}=TOPIC"
+                    )
             for connection, arrived, raw in reader.messages(chosen):
                 message = reader.deserialize(raw, connection.msgtype)
                 _feed(shadow, inputs[connection.topic], message, 1e-9 * arrived, on_refused)

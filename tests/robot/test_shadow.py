@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,16 @@ from vla_rl.driving.manifest import ExportError
 from vla_rl.driving.safety import action_of
 from vla_rl.driving.settings import RobotSettings
 from vla_rl.robot.messages import read_odometry_message, read_path_message, read_scan_message, stamp_of
-from vla_rl.robot.shadow import TOPICS, Shadow, ShadowDecision, feed_bag, longest_difference, replay_bag, topic_names
+from vla_rl.robot.shadow import (
+    TOPICS,
+    Shadow,
+    ShadowDecision,
+    ShadowReport,
+    feed_bag,
+    longest_difference,
+    replay_bag,
+    topic_names,
+)  # fmt: skip
 from vla_rl.robot.wheeled import WheeledCore
 
 ROBOT = RobotSettings()
@@ -140,6 +150,20 @@ def test_a_gap_in_the_scans_is_where_the_node_would_have_stopped(tape: Recording
     assert all(decision.shadow[0] < 0.4 and decision.differs for decision in stopped)
 
 
+def test_odometry_that_is_not_finite_stops_the_robot_here_too(tape: Recording) -> None:
+    shadow = Shadow(ROBOT, lambda observation: np.zeros((1, 2), np.float32))
+    shadow.on_path(tape.path, 0.0)
+    for tick in range(11):  # decisions at 0, 0.1 ... 0.9 s, of which those at 0.4 to 0.7 s find a NaN
+        pose = (math.nan if 4 <= tick < 8 else 0.0, 0.0, 0.0)
+        shadow.on_odometry(pose, (0.0, 0.0), 0.1 * tick, 0.1 * tick, None)
+        shadow.on_scan(tape.first[1], 0.1 * tick, 0.1 * tick, None)
+    shadow.finish()
+    report = ShadowReport("export", "bag", shadow.decisions)
+    assert [decision.problem is not None for decision in shadow.decisions] == [4 <= tick < 8 for tick in range(10)]
+    assert shadow.decisions[4].problem == "the odometry is not finite"
+    assert report.summary()["would have stopped"] == 4 and math.isfinite(report.summary()["speed difference"]["mean"])
+
+
 def test_the_longest_stretch() -> None:
     def decision(time: float, speed: float) -> ShadowDecision:
         return ShadowDecision(time, (0.0, 0.0, 0.0), (speed, 0.0), (0.2, 0.0), None)
@@ -158,6 +182,8 @@ def test_what_is_no_bag_or_lacks_topics_is_refused(tape: Recording, export: Path
         replay_bag(export, bag, topic_names(["scan=/front/scan"]))
     with pytest.raises(ConfigError, match="cannot read --topic 'lidar=/scan'; write INPUT=TOPIC"):
         topic_names(["lidar=/scan"])
+    with pytest.raises(ExportError, match=r"/odom in .* is nav_msgs/msg/Odometry, but scan must be sensor_msgs/msg/LaserScan;"):
+        replay_bag(export, bag, topic_names(["scan=/odom", "odom=/scan"]))
 
 
 def test_open_field_is_only_about_the_scene() -> None:
