@@ -28,7 +28,7 @@ PARAMETERS = {
     "frame": ("map", str, "of path, goal and odometry"),
     "base_frame": ("base_link", str, "child frame of the odometry"),
     "scan_frame": ("", str, "of the scan; empty: any"),
-    "latched_path": ("false", bool, "the path's publisher is transient local"),
+    "latched_path": (LaunchConfiguration("fake_base"), bool, "the path's publisher is transient local, as the simulated base's"),
     "estop_timeout": ("0.0", float, "silence of the e-stop's heartbeat that counts as pressed, s; 0: there is none"),
     "realtime": ("false", bool, "real-time scheduling; needs CAP_SYS_NICE"),
     "log": ("", str, "file of the append-only log"),
@@ -39,7 +39,8 @@ TOPICS = ("scan", "odom", "path", "goal_pose", "estop", "joy", "teleop_cmd_vel",
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
+    arguments = [DeclareLaunchArgument("fake_base", default_value="false", description="also start the simulated base")]
+    arguments += [
         DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, _, text) in PARAMETERS.items()
     ]
     arguments += [DeclareLaunchArgument(topic, default_value=topic, description=f"topic of {topic}") for topic in TOPICS]
@@ -47,7 +48,6 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("namespace", default_value="", description="of all nodes"),
         DeclareLaunchArgument("python", default_value=sys.executable, description="interpreter that has vla_rl"),
         DeclareLaunchArgument("params_file", default_value=SHIPPED, description="YAML file with more parameters"),
-        DeclareLaunchArgument("fake_base", default_value="false", description="also start the simulated base"),
     ]
     typed = {name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, (_, kind, _) in PARAMETERS.items()}
     policy = LifecycleNode(
@@ -64,7 +64,7 @@ def generate_launch_description() -> LaunchDescription:
         arguments=["-m", "vla_rl.robot.nodes.fake_base_node"],
         name="fake_base",
         namespace=LaunchConfiguration("namespace"),
-        parameters=[{"stamped_cmd_vel": typed["stamped_cmd_vel"]}],
+        parameters=[{name: typed[name] for name in ("export", "stamped_cmd_vel")}],
         remappings=[(topic, LaunchConfiguration(topic)) for topic in ("scan", "odom", "path", "cmd_vel")],
         condition=IfCondition(LaunchConfiguration("fake_base")),
         output="both",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import yaml
 
 from vla_rl.config import ConfigError
 from vla_rl.driving.manifest import read_manifest
-from vla_rl.robot.nodes.parameters import FAKE_BASE, WHEELED_POLICY, Parameters, Value
+from vla_rl.robot.nodes.parameters import FAKE_BASE, PARENT, WHEELED_POLICY, Parameters, Value
+from vla_rl.robot.supervision import stop_signals
 
 PATIENCE = 5.0
 """Seconds that a process gets to end by itself before it is made to."""
@@ -90,7 +92,10 @@ def _parse(change: str) -> tuple[str, str, Value]:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         raise ConfigError(f"the node {node!r} has no parameter {name!r}; {hint}")
     default = known[name][0]
-    value = text if isinstance(default, str) else yaml.safe_load(text)
+    try:
+        value = text if isinstance(default, str) else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
+        raise ConfigError(f"{key} is a {type(default).__name__}, not {text!r}") from None
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):
@@ -99,7 +104,7 @@ def _parse(change: str) -> tuple[str, str, Value]:
 
 
 def run_graph(processes: Sequence[Process], say: Callable[[str], None]) -> int:
-    """Run the processes until Ctrl-C (or SIGTERM) or until one ends; then stop all, the first of them first.
+    """Run the processes until one of `stop_signals` or until one ends; then stop all, the first of them first.
 
     Returns the exit code: 0 where all ended as they were told to.
     """
@@ -121,7 +126,7 @@ def run_graph(processes: Sequence[Process], say: Callable[[str], None]) -> int:
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
     asked = threading.Event()
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in stop_signals()}
     try:
         yield asked
     finally:
@@ -131,11 +136,14 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def started(process: Process, say: Callable[[str], None]) -> Iterator[subprocess.Popen[str]]:
-    """Its own session: a Ctrl-C of the terminal reaches us alone, and we stop the processes in order."""
+    """Its own session: a Ctrl-C of the terminal reaches us alone, and we stop the processes in order. Where we are killed, those
+    that our main thread started end by themselves; the kernel would take the end of another thread for ours."""
+    ours = {PARENT: str(os.getpid())} if threading.current_thread() is threading.main_thread() else {}
     process.output.parent.mkdir(parents=True, exist_ok=True)
     program = subprocess.Popen(
-        process.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        process.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, **ours},
+    )  # fmt: skip
 
     def copy() -> None:
         assert program.stdout is not None
@@ -143,7 +151,8 @@ def started(process: Process, say: Callable[[str], None]) -> Iterator[subprocess
             for line in program.stdout:
                 file.write(line)
                 file.flush()
-                say(f"{process.name}: {line.rstrip()}")
+                with contextlib.suppress(OSError):  # the terminal is gone, and the node must not wait for it
+                    say(f"{process.name}: {line.rstrip()}")
 
     copying = threading.Thread(target=copy, name=f"output of {process.name}")
     copying.start()

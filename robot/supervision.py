@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 from pydantic import Field
@@ -24,3 +25,9 @@ class SupervisionSettings(Section):
     """So long all inputs must be good before the robot moves on after a fault, s."""
     fault_limit: Rate = 5.0
     """A fault that lasts longer ends the episode, s."""
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Signals that end a robot's process in order: also that of a terminal which closes, unless `nohup` has it ignored."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]

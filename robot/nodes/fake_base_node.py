@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from rclpy.time import Time
 from sensor_msgs.msg import LaserScan
 from std_srvs.srv import Trigger
 
+from vla_rl.config import ConfigError
+from vla_rl.driving.manifest import ExportError, read_manifest
 from vla_rl.driving.path import Paths
 from vla_rl.robot.loop import ControlLoop
 from vla_rl.robot.messages import read_twist_message
@@ -34,10 +37,24 @@ from vla_rl.robot.nodes.process_node import LATCHED, RELIABLE, declare, open_log
 from vla_rl.sim.base import SimError
 from vla_rl.sim.wheeled.plant import Plants
 from vla_rl.sim.wheeled.scenario import draw
-from vla_rl.sim.wheeled.settings import task_settings
+from vla_rl.sim.wheeled.settings import WheeledSettings, task_settings
 
 _ROW = np.zeros(1, np.int64)
 FAULTS = ("mute_scan", "mute_odometry", "blind_scan", "beams", "stamp_offset", "delay")
+
+
+def _settings(values: dict[str, Any]) -> WheeledSettings:
+    """Of the task that the parameters name. Raises `SimError`, `ConfigError` or `ExportError` in one line where there is none."""
+    if values["export"]:
+        sim = read_manifest(Path(values["export"])).training["sim"]
+        return task_settings(sim["id"], sim["options"])
+    try:
+        options = yaml.safe_load(values["options"])
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
+        raise ConfigError(f"options of fake_base is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(options, dict):
+        raise ConfigError(f'options of fake_base is {options!r}; write sections such as {{"scene": {{"moving": [0, 0]}}}}')
+    return task_settings(values["task"], options)
 
 
 class FakeBaseNode(Node):
@@ -48,7 +65,7 @@ class FakeBaseNode(Node):
         self._log = open_log(self, self.values["log"])
         if self.values["realtime"]:
             schedule_realtime(self)
-        self.settings = task_settings(self.values["task"], yaml.safe_load(self.values["options"]))
+        self.settings = _settings(self.values)
         robot = self.settings.robot
         self.scenario = draw(self.settings, self.values["seed"])
         self._plants = Plants(self.settings, 1)
@@ -183,7 +200,7 @@ class FakeBaseNode(Node):
 def main() -> None:
     try:
         run_process(FakeBaseNode, FakeBaseNode.end)
-    except SimError as error:
+    except (SimError, ConfigError, ExportError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

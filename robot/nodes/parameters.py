@@ -6,6 +6,8 @@ from vla_rl.robot.supervision import SupervisionSettings
 
 Value = bool | int | float | str
 Parameters = dict[str, tuple[Value, str]]
+PARENT = "VLA_RL_PARENT"
+"""Environment variable with the id of the process that a node must not outlive."""
 
 _SUPERVISION: Parameters = {
     name: (0.0, f"{field.description} (0: null)") if field.default is None else (field.default, str(field.description))
@@ -29,6 +31,7 @@ WHEELED_POLICY: Parameters = {
     **_SUPERVISION,
 }
 FAKE_BASE: Parameters = {
+    "export": ("", "folder that `vla-rl export` wrote: the task that its policy was trained on; empty: task and options"),
     "task": ("tracking_slow", "of the wheeled simulator"),
     "options": ("{}", 'that change the task, as YAML: {"scene": {"moving": [0, 0]}}'),
     "seed": (1, "of the episode"),

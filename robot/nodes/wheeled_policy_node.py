@@ -8,6 +8,7 @@ zeros included; deactivated, it brakes to zero first.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -47,6 +48,7 @@ from vla_rl.robot.nodes.process_node import (
     LATCHED,
     NEWEST,
     RELIABLE,
+    UNWARNED,
     command_qos,
     declare,
     open_log,
@@ -75,7 +77,7 @@ class WheeledPolicyNode(LifecycleNode):
         self._thread: threading.Thread | None = None
         self._braking_until: float | None = None
         self._last: Tick | None = None
-        self._latencies: deque[float] = deque(maxlen=10_000)
+        self._latencies: deque[float] = deque(maxlen=1_000)
         self._inputs: list[Any] = []
         if self.values["autostart"]:
             self._autostart()
@@ -95,6 +97,8 @@ class WheeledPolicyNode(LifecycleNode):
             policy = ExportedPolicy(Path(values["export"]), own) if values["export"] else None
             if (settings := policy.settings if policy else own) is None:
                 raise ConfigError("there is neither a policy nor a robot: set export, or robot to slow, fast or a file")
+            if values["teleop"] not in ("joy", "twist", "none"):
+                raise ConfigError(f"there is no teleop {values['teleop']!r}; choose joy, twist or none")
             supervision = {name: values[name] for name in SupervisionSettings.model_fields}
             supervision["estop_timeout"] = supervision["estop_timeout"] or None
             self._log = open_log(self, values["log"])
@@ -116,8 +120,11 @@ class WheeledPolicyNode(LifecycleNode):
             self.create_subscription(Odometry, "odom", self._on_odometry, NEWEST),
             self.create_subscription(PathMessage, "path", self._on_path, LATCHED if values["latched_path"] else RELIABLE),
             self.create_subscription(PoseStamped, "goal_pose", self._on_goal, RELIABLE),
-            self.create_subscription(Bool, "estop", self._on_estop, LATCHED),
         ]
+        # A subscription hears only publishers that offer what it asks for, and an e-stop must be heard whatever they offer.
+        for qos in (LATCHED, RELIABLE, NEWEST):
+            heard = self.create_subscription(Bool, "estop", self._on_estop, qos, event_callbacks=UNWARNED)
+            self._inputs.append(heard)
         if values["teleop"] == "joy":
             self._inputs.append(self.create_subscription(Joy, "joy", self._on_joy, NEWEST))
         elif values["teleop"] == "twist":
@@ -186,12 +193,14 @@ class WheeledPolicyNode(LifecycleNode):
         try:
             loop.run()
         except Exception as error:
-            # Nothing drives on after a mistake in here: an e-stop, a last zero, and the base's own time-out behind it.
-            self.get_logger().fatal(f"the control loop failed: {type(error).__name__}: {error}")
-            if self.core is not None:
-                self.core.estop(f"the control loop failed: {error}")
-            self._commands.publish(self._command(np.zeros(2)))
+            # Nothing drives on after a mistake in here: the node's end, a last zero, and the base's own time-out behind it come
+            # before all that could fail, too.
             self.finished = self.failed = True
+            self._commands.publish(self._command(np.zeros(2)))
+            self.get_logger().fatal(f"the control loop failed: {type(error).__name__}: {error}")
+            with contextlib.suppress(Exception):
+                if self.core is not None:
+                    self.core.estop(f"the control loop failed: {error}")
 
     def _tick(self) -> bool:
         assert self.core is not None

@@ -68,7 +68,14 @@ def test_the_policy_is_configured_then_activated(fake_launch: None) -> None:
     for name, value in parameters.items():
         default = WHEELED_POLICY[name][0]
         text = str(default).lower() if isinstance(default, bool) else str(default)
-        assert value.kwargs["value_type"] is type(default) and declared[name]["default_value"] == text
+        assert value.kwargs["value_type"] is type(default)
+        if name != "latched_path":
+            assert declared[name]["default_value"] == text
+    # The simulated base sends its path once, when it starts, and is the robot that the policy was trained on.
+    assert declared["latched_path"]["default_value"].args == ("fake_base",)
+    order = [action.args[0] for action in made if action.kind == "DeclareLaunchArgument"]
+    assert order.index("fake_base") < order.index("latched_path")
+    assert base.kwargs["parameters"][0]["export"] is parameters["export"]
     used = {value.args[0].args[0] for value in parameters.values()}
     used |= {target.args[0] for node in (policy, base) for _, target in node.kwargs["remappings"]}
     assert used | {"namespace", "python", "params_file", "fake_base"} == set(declared)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from vla_rl.robot.loop import ControlLoop
+from vla_rl.robot.loop import ControlLoop, LoopTimes
 from vla_rl.robot.watchdog import Watchdog
 
 
@@ -44,6 +44,13 @@ def test_a_late_tick_is_counted_and_those_after_it_do_not_come_in_a_burst() -> N
     assert begun == [0.0, 0.1, 0.45, 0.5]
     assert loop.times.skipped == 2 and loop.times.ticks == 4
     assert loop.times.quantile(1.0) == pytest.approx(0.05)
+
+
+def test_a_quantile_takes_no_tick_s_time_after_hours_either() -> None:
+    times = LoopTimes()
+    for tick in range(400_000):  # 2.2 hours at 50 Hz
+        times.note(1e-4 * (tick % 7))
+    assert len(times.lateness) <= 10_000 and times.ticks == 400_000
 
 
 def test_a_real_clock() -> None:

@@ -129,6 +129,7 @@ def test_the_graph_of_an_export(export: Path, tmp_path: Path) -> None:
         ("teleop=none", "write NODE.NAME=VALUE, where NODE is wheeled_policy or fake_base"),
         ("wheeled_policy.telop=none", "has no parameter 'telop'; did you mean 'teleop'"),
         ("fake_base.seed=many", "fake_base.seed is a int, not 'many'"),
+        ("wheeled_policy.recovery=[", r"wheeled_policy.recovery is a float, not '\['"),
         ("wheeled_policy.autostart=1", "wheeled_policy.autostart is a bool, not '1'"),
     ],
 )
