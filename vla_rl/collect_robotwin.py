@@ -24,9 +24,10 @@ from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.libero_hdf5 import TaskHeader, add_episode, finished_parts, merge_parts
 from vla_rl.data.resume import finished_episodes
 from vla_rl.progress import Progress
-from vla_rl.sim.robotwin.expert_process import ExpertProcess
+from vla_rl.sim.base import SimError
+from vla_rl.sim.robotwin.expert_process import MAX_FAULTS, ExpertProcess
 from vla_rl.sim.robotwin.tasks import MESH_FREE, SUITE, RoboTwinTask, find_task, suite_tasks
-from vla_rl.sim.robotwin.world import ACTION_DIM
+from vla_rl.sim.robotwin.world import ACTION_DIM, check_cameras
 from vla_rl.types import EpisodeSpec
 
 FPS = 250 / 15
@@ -42,6 +43,7 @@ def scene_options(options: RoboTwinOptions) -> dict[str, Any]:
 
 def collect_robotwin(settings: CollectSettings, progress: bool = True) -> list[Path]:
     """As `collect.collect_demonstrations`. Raises `SimError` where RoboTwin cannot run, `DatasetError` as that does."""
+    check_cameras(settings.cameras)
     names = settings.task_ids or tuple(task.id for task in suite_tasks(SUITE) if task.name in MESH_FREE)
     tasks = [find_task(SUITE, task_id) for task_id in dict.fromkeys(names)]
     files = {task: settings.output / f"{task.name}_demo.hdf5" for task in tasks}
@@ -100,7 +102,9 @@ def _made(
 
 
 def _demonstrate(process: ExpertProcess, settings: CollectSettings, task: RoboTwinTask, number: int) -> tuple[Demonstration, int]:
-    """Demonstration `number` of a task, and how many seeds failed before. Raises `DatasetError` where all fail."""
+    """Demonstration `number` of a task, and how many seeds failed before. Raises `DatasetError` where all fail, `SimError`
+    where the process does so over `MAX_FAULTS` seeds in a row."""
+    faults = 0
     start = FIRST_SEED + (settings.seed * 100_000 + number) * SEEDS_PER_DEMONSTRATION
     with tempfile.TemporaryDirectory(prefix="vla_rl_robotwin_") as folder:
         path = Path(folder) / "episode.npz"
@@ -114,7 +118,13 @@ def _demonstrate(process: ExpertProcess, settings: CollectSettings, task: RoboTw
                 "path": str(path),
                 **scene_options(settings.robotwin),
             }
-            reply = process.ask(job)
+            try:
+                reply, faults = process.ask(job), 0
+            except SimError:
+                faults += 1
+                if faults == MAX_FAULTS:
+                    raise
+                continue
             if reply["solved"]:
                 with np.load(path) as arrays:
                     return _assemble(settings, task, seed, reply, dict(arrays)), failures

@@ -19,10 +19,9 @@ from vla_rl.sim.robotwin.assets import check_files, choose_profile
 from vla_rl.sim.robotwin.runtime import Settings
 from vla_rl.sim.robotwin.seeds import find_seed
 from vla_rl.sim.robotwin.tasks import RoboTwinTask, find_task
-from vla_rl.sim.robotwin.world import ACTION_DIM, PRIVILEGED_DIM, World
+from vla_rl.sim.robotwin.world import ACTION_DIM, PRIVILEGED_DIM, World, check_cameras
 from vla_rl.types import EpisodeSpec
 
-CAMERAS = ("head_camera", "left_camera", "right_camera")
 CONTROLS = ("chunk", "action")
 _STATE_FORMAT = 1
 
@@ -62,8 +61,7 @@ class RoboTwinBackend:
 
         Raises `SimError` for options that do not exist, and where the interpreter or the machine lacks what they need.
         """
-        if unknown := [camera for camera in cameras if camera not in CAMERAS]:
-            raise SimError(f"RoboTwin has no camera {unknown[0]!r}; choose from: {', '.join(CAMERAS)}")
+        check_cameras(cameras)
         if control not in CONTROLS:
             raise SimError(f"RoboTwin has no control {control!r}; choose one of: {', '.join(CONTROLS)}")
         if waypoint_stride < 1:

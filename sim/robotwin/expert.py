@@ -33,8 +33,16 @@ class Recorder:
         self.states: list[np.ndarray] = []
         self.images: dict[str, list[np.ndarray]] = {camera: [] for camera in cameras}
         self._last: np.ndarray | None = None
+        self.error: Exception | None = None
 
     def __call__(self) -> None:
+        try:
+            self._note()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _note(self) -> None:
         joints = self._world.env.robot.left_entity.get_qpos()
         if self._last is not None and np.array_equal(joints, self._last):
             return  # the end of one motion is the beginning of the next
@@ -46,8 +54,9 @@ class Recorder:
 
 def play(job: dict[str, Any]) -> dict[str, Any]:
     """Have the expert act from a seed; writes `job["path"]` (npz) where it is given and the expert succeeded."""
-    from vla_rl.sim.robotwin.world import World
+    from vla_rl.sim.robotwin.world import World, check_cameras
 
+    check_cameras(job["cameras"])
     settings = Settings(
         choose_profile(job["profile"], job["shader"], job["planner"]),
         job["task_config"],
@@ -64,6 +73,8 @@ def play(job: dict[str, Any]) -> dict[str, Any]:
             world.env.recorder = recorder
         with contextlib.suppress(Exception):  # RoboTwin's tasks fail in many ways where a plan is missing
             world.env.play_once()
+        if recorder.error is not None:  # that one is ours
+            raise recorder.error
         recorder()
         solved = bool(world.env.plan_success and world.env.check_success())
         reply = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from vla_rl.sim.base import SimError
 from vla_rl.sim.cache import cache_folder
 from vla_rl.sim.robotwin.assets import Profile
+from vla_rl.sim.robotwin.expert_process import MAX_FAULTS
 from vla_rl.sim.robotwin.tasks import RoboTwinTask
 
 FIRST_SEED = 100_000
@@ -50,7 +51,8 @@ def cache_path(task: RoboTwinTask, profile: Profile) -> Path:
 def search_seeds(task: RoboTwinTask, profile: Profile, count: int, solves: Callable[[int], bool]) -> list[int]:
     """Have `solves(seed)` try seeds until `count` are known, and keep them after each; continues where it stopped.
 
-    Raises `SimError` where a hundred seeds in a row fail.
+    A seed over which it raises `SimError` is not solved. Raises `SimError` where a hundred seeds in a row fail, and the last
+    one's where it was raised over `MAX_FAULTS` in a row.
     """
     path = cache_path(task, profile)
     if path.exists():
@@ -58,12 +60,18 @@ def search_seeds(task: RoboTwinTask, profile: Profile, count: int, solves: Calla
     else:
         known = known_seeds(task, profile)
         record = {"next": known[-1] + 1 if known else FIRST_SEED, "solved": list(known)}
-    failures = 0
+    failures, faults, seed = 0, 0, record["next"] - 1
     while len(record["solved"]) < count:
         if failures >= 100:
-            raise SimError(f"the expert fails on 100 seeds of {task.name} in a row, up to {record['next'] - 1}")
-        seed = record["next"]
-        failures = 0 if solves(seed) else failures + 1
+            raise SimError(f"the expert fails on 100 seeds of {task.name} in a row, up to {seed}")
+        seed += 1
+        try:
+            failures, faults = 0 if solves(seed) else failures + 1, 0
+        except SimError:
+            failures, faults = failures + 1, faults + 1
+            if faults == MAX_FAULTS:
+                raise
+            continue  # kept with the next seed that can be tried: where none can, it is not the seeds' fault
         record = {"next": seed + 1, "solved": record["solved"] + ([seed] if failures == 0 else [])}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +23,19 @@ from vla_rl.sim.robotwin.tasks import RoboTwinTask
 from vla_rl.types import EpisodeSpec
 
 ACTION_DIM = 14
+CAMERAS = ("head_camera", "left_camera", "right_camera")
 MOST_OBJECTS = 3
 """Whose poses a privileged policy is told: what the tasks without meshes have at most."""
 PRIVILEGED_DIM = ACTION_DIM + 9 * MOST_OBJECTS
 _UNSTABLE_TRIES = 20
 _STRIDE = 1_000_003
 """Between the seeds that are tried in turn where objects do not come to rest: far from anybody's own."""
+
+
+def check_cameras(cameras: Sequence[str]) -> None:
+    """Raises `SimError` for a camera that RoboTwin does not have."""
+    if unknown := [camera for camera in cameras if camera not in CAMERAS]:
+        raise SimError(f"RoboTwin has no camera {unknown[0]!r}; choose from: {', '.join(CAMERAS)}")
 
 
 @dataclass

@@ -66,6 +66,26 @@ def test_the_search_keeps_what_it_finds_and_goes_on(monkeypatch: pytest.MonkeyPa
         search_seeds(task, LITE, 4, lambda seed: False)
 
 
+def test_a_seed_that_cannot_be_tried_is_unsolved_unless_none_can(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    """100000 to 100003 fail to run, 100004 is solved. Where five in a row fail, the next search tries the same ones."""
+    monkeypatch.setenv("VLA_RL_CACHE", str(tmp_path))
+    task, tried = task_named("click_bell"), []
+
+    def solves(seed: int, works_from: int = 100_004) -> bool:
+        tried.append(seed)
+        if seed < works_from:
+            raise SimError("the objects do not come to rest")
+        return True
+
+    assert search_seeds(task, LITE, 1, solves) == [100_004]
+    for _ in range(2):
+        tried.clear()
+        with pytest.raises(SimError, match="do not come to rest"):
+            search_seeds(task, LITE, 2, lambda seed: solves(seed, 200_000))
+        assert tried == [100_005, 100_006, 100_007, 100_008, 100_009]
+    assert search_seeds(task, LITE, 2, solves) == [100_004, 100_005]
+
+
 def test_the_arms_have_the_official_joint_names() -> None:
     joints = {joint.get("name") for joint in ElementTree.fromstring(urdf()).iter("joint")}
     assert {*joint_names("left"), *joint_names("right"), "fl_joint7", "fl_joint8", "fr_joint7", "fr_joint8"} <= joints
