@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from vla_rl import collect_worker
-from vla_rl.collect import collect_demonstrations, replay
+from vla_rl.collect import check_settings, collect_demonstrations, replay
 from vla_rl.collect_worker import Collection
-from vla_rl.config import CollectSettings, ConfigError
+from vla_rl.config import CollectSettings, ConfigError, RoboTwinOptions
 from vla_rl.config_files import load_section
 from vla_rl.curriculum import EVALUATION_SEED_START
 from vla_rl.data import DatasetError
@@ -217,6 +217,15 @@ def test_what_cannot_be_collected_is_said(tmp_path: Path) -> None:
         collect(tmp_path, antialiasing=3)
     with pytest.raises(ConfigError, match="unknown key 'episode' in the command line; did you mean 'episodes'"):
         load_section(CollectSettings, None, ["episode=3"])
+
+
+def test_settings_that_nobody_reads_are_refused() -> None:
+    check_settings(CollectSettings(suite="robotwin", cameras=("head_camera",), robotwin=RoboTwinOptions(profile="lite")))
+    check_settings(CollectSettings(noise=0.2, controller="fast", render_quality="exact"))
+    with pytest.raises(ConfigError, match="suite robotwin does not read noise, controller; leave out noise="):
+        check_settings(CollectSettings(suite="robotwin", noise=0.2, controller="fast"))
+    with pytest.raises(ConfigError, match="suite libero_object does not read robotwin"):
+        check_settings(CollectSettings(robotwin=RoboTwinOptions(profile="lite")))
 
 
 def test_an_expert_that_always_fails_is_said(tmp_path: Path) -> None:

@@ -162,11 +162,13 @@ def collect_expert(
     ] = None,
 ) -> None:
     """Demonstrations of the scripted expert, as LIBERO HDF5; a stopped collection continues with the same command."""
-    from vla_rl.collect import collect_demonstrations
+    from vla_rl.collect import check_settings, collect_demonstrations
     from vla_rl.config import CollectSettings
     from vla_rl.config_files import load_section
 
-    for path in collect_demonstrations(load_section(CollectSettings, *split(words))):
+    settings = load_section(CollectSettings, *split(words))
+    check_settings(settings)
+    for path in collect_demonstrations(settings):
         Console().print(f"demonstrations: {path}", soft_wrap=True)
 
 

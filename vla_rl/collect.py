@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from vla_rl.config import CollectSettings, RoboTwinOptions
+from vla_rl.config import CollectSettings, ConfigError, RoboTwinOptions
 from vla_rl.data.dataset import ReadOptions
 from vla_rl.data.demonstration import DatasetError, Demonstration
 from vla_rl.data.formats import read_episodes
@@ -36,10 +36,20 @@ from vla_rl.types import EpisodeSpec
 
 REPLAY_CHUNK = 25
 """Actions that RoboTwin executes as one trajectory when they are replayed, as in SimpleVLA-RL."""
+LIBERO_ALONE = ("noise", "varied", "shipped_states", "render_quality", "antialiasing", "controller")
+"""Settings that RoboTwin's expert does not know."""
 
 if TYPE_CHECKING:
     from vla_rl.collect_worker import Collection
     from vla_rl.sim.libero.backend import LiberoBackend
+
+
+def check_settings(settings: CollectSettings) -> None:
+    """Raises `ConfigError` for settings other than the default that nobody reads in this suite."""
+    unread = LIBERO_ALONE if settings.suite == ROBOTWIN_SUITE else ("robotwin",)
+    given = [name for name in unread if getattr(settings, name) != CollectSettings.model_fields[name].default]
+    if given:
+        raise ConfigError(f"the expert of suite {settings.suite} does not read {', '.join(given)}; leave out {given[0]}=")
 
 
 def collect_demonstrations(settings: CollectSettings, progress: bool = True) -> list[Path]:
@@ -153,9 +163,9 @@ def _execute(backend: LiberoBackend, spec: EpisodeSpec, demonstration: Demonstra
         if demonstration.states is not None:
             data = backend.data(0)
             same &= np.array_equal(np.concatenate([[data.time], data.qpos, data.qvel]), demonstration.states[t])
-        try:
-            success |= backend.step(0, action).success
-        except SimError:  # the physics diverged, which ends the episode
+        result = backend.step(0, action)
+        success |= result.success
+        if result.terminated and not result.success:  # the physics diverged
             return False, False
     return success, same
 

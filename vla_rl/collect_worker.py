@@ -187,11 +187,13 @@ class Collector:
             row: dict[str, Any] = {"states": np.concatenate([[data.time], data.qpos, data.qvel]), "proprio": backend.proprio(0)}
             try:
                 decision = decide(view)
-                reward = backend.step(0, decision.executed).reward
+                result = backend.step(0, decision.executed)
             except SimError as error:
                 raise _Failed(str(error)) from error
-            rows.append(row | vars(decision) | {"reward": reward})
-            if reward > 0 and not success:
+            if result.terminated and not result.success:
+                raise _Failed("the physics diverged")
+            rows.append(row | vars(decision) | {"reward": result.reward})
+            if result.reward > 0 and not success:
                 success, end = True, min(limit, len(rows) + SETTLE_STEPS)
         if not success:
             raise _Failed(f"no success within {limit} steps")

@@ -82,13 +82,18 @@ class LiberoBackend:
         return self.task(slot).max_steps
 
     def step(self, slot: int, action: Float32[np.ndarray, "D"]) -> StepResult:
-        """Reward 1 and the end of the task at success, as LIBERO's predicates judge it; otherwise 0."""
+        """Reward 1 and the end of the task at success, as LIBERO's predicates judge it; otherwise 0.
+
+        Actions under which the physics diverges end the task as well, without success, in the state before the last of them.
+        """
         stepper, episode = self._at(slot)
+        stepper.scene.stage.pull(episode)
+        before = episode.copy()
         try:
             stepper.step(episode, action)
         except PhysicsDiverged:
-            self._episodes[slot] = None
-            raise
+            self._episodes[slot] = before
+            return StepResult(reward=0.0, success=False, terminated=True)
         return StepResult(reward=float(episode.success), success=episode.success, terminated=episode.success)
 
     def proprio(self, slot: int) -> Float32[np.ndarray, "P"]:
