@@ -72,11 +72,15 @@ class MixedSim:
         rewards, executed = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         flags = {name: np.zeros(self.num_envs, np.bool_) for name in ("success", "terminated", "truncated")}
         errors: dict[int, str] = {}
+        work = []
         for name, part in self._parts.items():
             rows = [row for row, home in enumerate(self._home) if home == name]
-            if not rows:
-                continue
-            turn = part.step_chunk(np.ascontiguousarray(actions[:, :, : part.action_dim]))
+            if rows:
+                work.append((part, rows, np.ascontiguousarray(actions[:, :, : part.action_dim])))
+        for part, _, chunks in work:
+            part.check_actions(chunks)  # before any of them moves
+        for part, rows, chunks in work:
+            turn = part.step_chunk(chunks)
             self._take(part, turn.observation, rows)
             rewards[rows], executed[rows] = turn.rewards[rows], turn.executed[rows]
             for flag, values in flags.items():

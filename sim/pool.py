@@ -128,9 +128,8 @@ class SimPool:
 
         Raises `SimError` when an action of an unfinished row is not finite; then no row has moved.
         """
-        self._check_open()
-        live = {row: episode for row, episode in enumerate(self._episodes) if episode is not None and episode.is_live}
-        actions = self._check_actions(actions, list(live))
+        live = self._live()
+        self.check_actions(actions)
         length = actions.shape[1]
         self._supervisor.map_chunk(length)
         self._supervisor.arrays.actions[:, :length] = actions
@@ -154,6 +153,11 @@ class SimPool:
                     rewards[row] = self._supervisor.arrays.rewards[row, :length]
                     executed[row, : after.steps - episode.steps] = True
         return self._turn(rewards, executed)
+
+    def check_actions(self, actions: Float32[np.ndarray, "B A D"]) -> None:
+        """Raises `SimError` for actions that `step_chunk` would not take; no row moves."""
+        self._check_open()
+        self._check_actions(actions, list(self._live()))
 
     def save_state(self, env_id: int) -> bytes:
         """The whole state of one environment, episode counters included; costs no simulation."""
@@ -278,6 +282,10 @@ class SimPool:
             errors=dict(sorted(self._errors.items())),
         )
 
+    def _live(self) -> dict[int, Episode]:
+        """Unfinished episodes by row."""
+        return {row: episode for row, episode in enumerate(self._episodes) if episode is not None and episode.is_live}
+
     def _check_open(self) -> None:
         if self._is_closed:
             raise SimError("this simulator is closed; make another one")
@@ -301,7 +309,7 @@ class SimPool:
             raise SimError(f"each environment can start one episode at a time, not {rows}")
         return rows
 
-    def _check_actions(self, actions: Float32[np.ndarray, "B A D"], live: list[int]) -> Float32[np.ndarray, "B A D"]:
+    def _check_actions(self, actions: Float32[np.ndarray, "B A D"], live: list[int]) -> None:
         wanted = f"actions must be a float32 array of shape [{self.num_envs}, A, {self.action_dim}]"
         if not isinstance(actions, np.ndarray):
             raise SimError(f"{wanted}, not a {type(actions).__name__}")
@@ -315,7 +323,6 @@ class SimPool:
             i, step, dim = (int(k) for k in np.argwhere(~finite)[0])
             value = actions[live[i], step, dim]
             raise SimError(f"environment {live[i]}: action {step} of the chunk is {value} in dimension {dim}; no row has moved")
-        return actions
 
 
 def _image_size(value: int | Sequence[int]) -> int | tuple[int, int]:
