@@ -1,6 +1,7 @@
 """The doctor on healthy and on broken machines; what is broken is broken for real, through the environment."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from vla_rl import doctor
 from vla_rl.doctor import Check
+from vla_rl.sim.environments import Environment, environment_folder
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -91,6 +93,21 @@ def test_a_folder_that_does_not_exist_yet_is_judged_and_not_made(tmp_path: Path)
     assert doctor.check_folder("run folder", tmp_path / "a" / "b", "", wanted_gib=0).status == "ok"
     assert not (tmp_path / "a").exists()
     assert doctor.check_folder("run folder", tmp_path, "", wanted_gib=1e9).status == "warn"
+
+
+def test_robotwin_is_looked_for_where_its_installation_puts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VLA_RL_CACHE", str(tmp_path))
+    missing = doctor.check_robotwin()
+    assert (missing.status, missing.mend) == ("warn", "vla-rl sim install robotwin")
+    folder = environment_folder("robotwin")
+    folder.mkdir(parents=True)
+    (folder / "environment.json").write_text(Environment(Path(sys.executable)).to_json())
+    assert doctor.check_robotwin() == Check("RoboTwin", "ok", f"installed: {sys.executable}")
+
+
+def test_memory_that_the_simulators_share_needs_no_folder(tmp_path: Path) -> None:
+    """It has no name, and so works where a container has no /dev/shm."""
+    assert [check.name for check in doctor.check_folders(tmp_path)] == ["run folder", "cache folder"]
 
 
 def test_memory_is_a_part_of_what_the_machine_has() -> None:

@@ -257,7 +257,6 @@ def check_folders(runs: Path) -> list[Check]:
     return [
         check_folder("run folder", runs, "set run.root=FOLDER to a folder that can be written", wanted_gib=2),
         check_folder("cache folder", cache_folder(), "export VLA_RL_CACHE=FOLDER", wanted_gib=0.5),
-        check_folder("shared memory", Path("/dev/shm"), "in Docker: run with --shm-size=1g", wanted_gib=0.25),
     ]
 
 
@@ -273,13 +272,12 @@ def check_ros() -> Check:
 
 
 def check_robotwin() -> Check:
-    from vla_rl.sim.registry import BACKENDS
+    from vla_rl.sim.environments import find_environment
 
-    if "robotwin" not in BACKENDS:
-        return Check("RoboTwin", "warn", "this version of vla_rl has no RoboTwin simulator; LIBERO does not need it")
-    if importlib.util.find_spec("robotwin") is None:
-        return Check("RoboTwin", "warn", "not installed; only its own tasks need it", "see docs/")
-    return Check("RoboTwin", "ok", "installed")
+    found = find_environment("robotwin")
+    if found is None:
+        return Check("RoboTwin", "warn", "not installed; only its own tasks need it", "vla-rl sim install robotwin")
+    return Check("RoboTwin", "ok", f"installed: {found.python}")
 
 
 def check_chromium() -> Check:
