@@ -184,7 +184,10 @@ class WheeledPolicyNode(LifecycleNode):
             for publisher in (self._commands, self._source, self._diagnostics):
                 self.destroy_publisher(publisher)
         if self._log is not None:
-            self._log.close()
+            try:
+                self._log.close()
+            except OSError as error:
+                self.get_logger().error(f"the log {self._log.path} is incomplete: {error.strerror}")
         self.core = self._log = None
 
     # The control loop, in a thread of its own.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,15 @@ def test_a_control_loop_that_fails_sends_a_last_zero_whatever_else_fails() -> No
     )  # fmt: skip
     WheeledPolicyNode._drive(node, SimpleNamespace(run=fail))  # type: ignore[arg-type]
     assert sent == [[0.0, 0.0]] and node.finished and node.failed
+
+
+def test_a_full_disk_is_a_fault_that_the_node_outlives(tmp_path: Path) -> None:
+    policy = Program("wheeled_policy", tmp_path, robot="slow", teleop="none", autostart=True, log="/dev/full")
+    wait_for(lambda: "fault: no odometry has come" in policy.output.read_text(), "the node does not run")
+    time.sleep(0.5)
+    assert policy.stop() == 0
+    # Its loop went on until the end: a loop that fails says so. The device cannot be synchronised either.
+    assert "failed" not in policy.output.read_text() and "the log /dev/full is incomplete" in policy.output.read_text()
 
 
 def test_the_estop_is_heard_whatever_its_publisher_offers() -> None:
