@@ -128,6 +128,19 @@ def test_the_stored_log_probs_are_those_of_the_policy(policy: OpenVLAPolicy) -> 
     assert episodes.success.tolist() == [t.success for t in trajectories]
 
 
+def test_a_failure_that_ends_the_task_is_an_episode_like_others(policy: OpenVLAPolicy) -> None:
+    """As where LIBERO's physics diverges, here in the first action: one turn of one action, and nothing follows."""
+    wanted = [EpisodeSpec("end at step 1", 8, seed=5), *specs([8])]
+    with pendulums(2) as sim:
+        trajectories = collect(sim, policy, wanted, 0.0)
+    failed = trajectories[0]
+    assert (failed.num_turns, failed.success, failed.terminated, failed.truncated) == (1, False, True, False)
+    assert failed.executed.tolist() == [[True, False, False, False]] and not failed.rewards.any()
+    last = final_values(policy, trajectories)
+    episodes = make_round([tuple(trajectories)], last).episodes
+    assert last[0] == 0 and episodes.terminated[0] and episodes.mask.sum(1).tolist()[0] == 1
+
+
 def test_an_environment_that_fails_once_is_begun_again(policy: OpenVLAPolicy, tmp_path: Path) -> None:
     wanted = [*specs([8, 8]), EpisodeSpec("raise in step 3", 8, seed=5)]
     with pendulums(3, fault_file=str(tmp_path / "struck")) as sim:

@@ -2,8 +2,8 @@
 
 `EpisodeSpec.task_id` is the time limit in control steps. `EpisodeSpec.suite` names a fault and where it strikes, as in
 "pendulum", "segfault in step 3", "hang in reset", "slow in reset" (2.5 s) or "raise in render"; `fault_file`, which grows by
-a byte each time, limits it to `fault_times`. No worker starts on one of `broken_devices`, or only while `fault_file` does
-not exist.
+a byte each time, limits it to `fault_times`. "end at step 3" is a failure that ends the task. No worker starts on one of
+`broken_devices`, or only while `fault_file` does not exist.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class PendulumBackend:
     def step(self, slot: int, action: np.ndarray) -> StepResult:
         self._steps[slot] += 1
         self._strike(slot, f"step {self._steps[slot]}")
+        if self._spec(slot).suite == f"end at step {self._steps[slot]}":
+            return StepResult(0.0, success=False, terminated=True)
         data = self._data[slot]
         data.ctrl[:] = action
         mujoco.mj_step(self._model, data, nstep=_SUBSTEPS)
