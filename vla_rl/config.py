@@ -105,7 +105,7 @@ class PolicyConfig(Section):
     centre_crop: bool = True
     """Of `path`: crop images as for all checkpoints that were trained with image augmentation."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Of the weights of `path`; by default as its files say."""
+    """Of the weights of `path` or `checkpoint`; by default as their files say."""
     checkpoint: Path | None = None
     """Start from this policy (a run or a checkpoint directory) instead of the supervised start."""
     server: str | None = None

@@ -288,10 +288,11 @@ def save_weights(policy: Saveable, folder: Path) -> None:
 def load_weights(policy: OpenVLAPolicy, folder: Path) -> None:
     """Put the weights and version that `save_weights` wrote into `policy`, of which adapters keep their frozen weights.
 
-    Raises `PolicyError` where the saved policy is of another architecture, or its adapters belong to other weights.
+    Raises `PolicyError` where the saved policy is of another architecture, or its adapters belong to other weights. Give it
+    a folder of the checkpoint that `latest_checkpoint` found whole.
     """
     # On the CPU, where files are mapped and not read whole: a GPU has no room for a second policy of billions of weights.
-    saved = load_policy(folder, "cpu")
+    saved = load_policy(folder, "cpu", verify=False)
     if saved.config != policy.config:
         raise PolicyError(f"the policy in {folder} has another architecture; resume with the configuration of the run")
     state = saved.state_dict()

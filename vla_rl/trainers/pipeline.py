@@ -82,7 +82,7 @@ def supervised_start(run: Run) -> OpenVLAPolicy:
     """The policy that RL begins with: `policy.checkpoint`, `policy.path`, or one cloned from demonstrations in this run."""
     device = run.ranks.device(choose_device(run.config.run.device))
     if run.config.policy.checkpoint is not None:
-        return load_policy(run.config.policy.checkpoint, device)
+        return given_policy(run.config, device)
     if run.config.policy.path is not None and latest_checkpoint(run.checkpoints("sft")) is None:
         return given_policy(run.config, device)
     return train_sft(run, lambda: demonstrations(run), device)
@@ -100,6 +100,8 @@ def check_settings(config: Config) -> None:
 
     if config.policy.server is not None:
         raise ConfigError("policy.server is for evaluations; training changes a policy of its own: leave it out")
+    if config.policy.checkpoint is not None and config.policy.path is not None:
+        raise ConfigError("policy.checkpoint and policy.path both say what to start from; leave one of them out")
     choose_device(config.run.device)
     check_memory_plan(config)
     check_preset(config.policy.preset)

@@ -21,9 +21,11 @@ from vla_rl.trainers.scratch import new_policy
 
 
 def given_policy(config: Config, device: torch.device) -> OpenVLAPolicy:
-    """The checkpoint that `policy.path` names. Raises `PolicyError` where it cannot be read."""
+    """What `policy.checkpoint` or `policy.path` names. Raises `PolicyError` where it cannot be read, or was saved otherwise than
+    the configuration says."""
     policy = config.policy
-    assert policy.path is not None
+    path = policy.checkpoint or policy.path
+    assert path is not None
     options = CheckpointOptions(
         cameras=config.sim.cameras,
         unnorm_key=policy.unnorm_key,
@@ -34,7 +36,7 @@ def given_policy(config: Config, device: torch.device) -> OpenVLAPolicy:
         centre_crop=policy.centre_crop,
         value_gradient=policy.value_gradient,
     )
-    return load_policy(policy.path, device, options, getattr(torch, policy.dtype) if policy.dtype else None)
+    return load_policy(path, device, options, getattr(torch, policy.dtype) if policy.dtype else None)
 
 
 def demonstrated_chunks(config: Config, paths: Sequence[Path], chunk_length: int) -> ChunkDataset:
@@ -52,7 +54,7 @@ def train_sft(run: Run, find_demonstrations: Callable[[], Sequence[Path]], devic
     config = run.config.sft
     checkpoint = latest_checkpoint(run.checkpoints("sft"))
     if checkpoint is not None and checkpoint.name == f"step_{config.steps:06d}":
-        return load_policy(checkpoint / "policy", device)
+        return load_policy(checkpoint / "policy", device, verify=False)
     given = given_policy(run.config, device) if run.config.policy.path else None
     chunk_length = given.chunk_length if given else run.config.policy.chunk_length
     dataset = demonstrated_chunks(run.config, find_demonstrations(), chunk_length)
