@@ -26,8 +26,13 @@ def half_precision_policy() -> OpenVLAPolicy:
     return policy
 
 
-def test_half_precision_is_no_alarm() -> None:
+@pytest.mark.parametrize("rank", [0, 2])
+def test_half_precision_is_no_alarm(rank: int) -> None:
+    """Nor is it under adapters, which are float32 themselves."""
     policy = half_precision_policy()
+    if rank:
+        policy.model.value_head.float()  # as a checkpoint has it
+        policy.adapt(rank, alpha=rank, seed=0)
     batch = rollout(policy, 96)
     with torch.no_grad():
         learned = policy.evaluate_actions(batch.observation, batch.tokens, CONFIG.temperature).log_probs

@@ -73,6 +73,10 @@ class TrainablePolicy(Policy, Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def parameters(self) -> Iterable[torch.nn.Parameter]:
+        """All, those that do not train included."""
+        ...
+
     def policy_parameters(self) -> Iterable[torch.nn.Parameter]:
         """All but the value head's."""
         ...
