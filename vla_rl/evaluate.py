@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import NormalDist
@@ -168,6 +168,17 @@ def pass_at_k_record(evaluation: Evaluation) -> dict[str, Any]:
         "states": [{"spec": asdict(spec), "successes": c, "episodes": n} for spec, (c, n) in zip(states, counts, strict=True)],
         "seconds": round(evaluation.seconds, 2),
     }
+
+
+def is_made(path: Path, step: int, key: str, wanted: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the record in `path` is that of `step` and its list `key` has the wanted entries: a run can be resumed with more
+    steps, or with other episodes to evaluate."""
+    try:
+        record = json.loads(path.read_text())
+        found = [{part: entry[part] for part in one} for entry, one in zip(record[key], wanted, strict=True)]
+        return bool(record["step"] == step and found == list(wanted))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from vla_rl.algorithms.dsac_t import DsacT
 from vla_rl.control_config import ControlConfig
-from vla_rl.evaluate import wilson_interval, write_json
+from vla_rl.evaluate import is_made, wilson_interval, write_json
 from vla_rl.policies.best import BEST, best_policy, keep_best
 from vla_rl.policies.gaussian import GaussianPolicy
 from vla_rl.run import Run
@@ -129,13 +129,13 @@ def evaluate_control(policy: GaussianPolicy, sim: ControlSim, seeds: Sequence[in
 
 
 def evaluate_held_out(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, name: str, step: int, videos: int = 0) -> None:
-    """Evaluate and save `evaluation/NAME.json`, unless it is there for this step and as many episodes; of so many episodes of
+    """Evaluate and save `evaluation/NAME.json`, unless it is there for this step and the same episodes; of so many episodes of
     each outcome also videos."""
-    path = _record_path(run, name)
-    if _is_made(run, name, step):
+    config, path = run.config.evaluation, _record_path(run, name)
+    seeds = evaluation_seeds(config.episodes)
+    if is_made(path, step, "episodes", [{"seed": seed} for seed in seeds]):
         return
-    config = run.config.evaluation
-    record = evaluate_control(learner.actor, sim, evaluation_seeds(config.episodes), name, step)
+    record = evaluate_control(learner.actor, sim, seeds, name, step)
     if config.bias_episodes:
         record["q"] = q_bias(learner, sim, evaluation_seeds(min(config.bias_episodes, sim.num_envs)))
     write_json(path, record)
@@ -163,17 +163,10 @@ def validate(run: Run[ControlConfig], sim: ControlSim, learner: DsacT, step: int
 def evaluate_best(run: Run[ControlConfig], sim: ControlSim, step: int) -> None:
     """Evaluate the best policy, unless it is that of `step`, on the held-out seeds, too: `evaluation/best.json`."""
     path, found = _record_path(run, BEST), best_policy(run.directory)
-    if found is not None and found[1] != step and not _is_made(run, BEST, found[1]):
-        write_json(path, evaluate_control(found[0], sim, evaluation_seeds(run.config.evaluation.episodes), BEST, found[1]))
-
-
-def _is_made(run: Run[ControlConfig], name: str, step: int) -> bool:
-    """A run can be resumed with more steps, or more episodes to evaluate."""
-    try:
-        record = json.loads(_record_path(run, name).read_text())
-        return bool(record["step"] == step and len(record["episodes"]) == run.config.evaluation.episodes)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    seeds = evaluation_seeds(run.config.evaluation.episodes)
+    wanted = [{"seed": seed} for seed in seeds]
+    if found is not None and found[1] != step and not is_made(path, found[1], "episodes", wanted):
+        write_json(path, evaluate_control(found[0], sim, seeds, BEST, found[1]))
 
 
 def _record_path(run: Run[ControlConfig], name: str) -> Path:

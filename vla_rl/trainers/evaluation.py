@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from vla_rl.config import Config
 from vla_rl.curriculum import held_out_specs, validation_specs
 from vla_rl.distributed.ranks import Ranks
-from vla_rl.evaluate import EpisodeOutcome, Evaluation, evaluate, pass_at_k_record, record_videos, write_json
+from vla_rl.evaluate import EpisodeOutcome, Evaluation, evaluate, is_made, pass_at_k_record, record_videos, write_json
 from vla_rl.policies.base import ActingPolicy, Policy
 from vla_rl.progress import Progress
 from vla_rl.run import Run
@@ -72,7 +70,7 @@ def evaluate_held_out(run: Run, sim: VectorSim, policy: Policy, task_ids: Sequen
     path = run.lead / "pass_at_k" / f"{name}.json"
     states = held_out_specs(run.config.task.suite, task_ids, config.sample_states)
     wanted = [{"spec": state.to_dict(), "episodes": config.samples} for state in states]
-    if config.samples and run.ranks.first(not _is_made(path, step, "states", wanted)):
+    if config.samples and run.ranks.first(not is_made(path, step, "states", wanted)):
         specs = [state for state in states for _ in range(config.samples)]
         result = _evaluate(run.ranks, sim, policy, specs, name, step, config.sample_temperature)
         if run.ranks.leads:
@@ -91,15 +89,5 @@ def _evaluate_once(
     run: Run, sim: VectorSim, policy: Policy, specs: Sequence[EpisodeSpec], name: str, step: int, videos: int = 0
 ) -> None:
     path, wanted = run.lead / "evaluation" / f"{name}.json", [{"spec": spec.to_dict()} for spec in specs]
-    if run.ranks.first(not _is_made(path, step, "episodes", wanted)):
+    if run.ranks.first(not is_made(path, step, "episodes", wanted)):
         evaluate_and_save(run.lead, run.config, sim, policy, specs, name, step, videos, run.ranks)
-
-
-def _is_made(path: Path, step: int, key: str, wanted: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the record is that of `step` and its list `key` has the wanted entries."""
-    try:
-        record = json.loads(path.read_text())
-        found = [{part: entry[part] for part in one} for entry, one in zip(record[key], wanted, strict=True)]
-        return bool(record["step"] == step and found == list(wanted))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
